@@ -1,0 +1,1 @@
+//! The hot path: frames from the TAP device to sealed datagrams and back, on threads without tokio.

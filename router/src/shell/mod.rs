@@ -1,0 +1,3 @@
+//! The half of the router that touches the machine: netlink, sockets, state on disk, the control socket and the event loop.
+
+pub mod kernel;
