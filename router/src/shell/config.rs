@@ -1,0 +1,230 @@
+//! What `weaved` is told: the command line and a TOML file with the same words.
+//!
+//! A flag wins over the file, the file over the default. Nothing here is checked against the machine.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+use serde::Deserialize;
+
+/// Where state is kept unless told otherwise.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/weave";
+/// The fabric's one UDP port.
+pub const DEFAULT_PORT: u16 = 6783;
+/// Name of the bridge that containers hang on.
+pub const DEFAULT_BRIDGE: &str = "weave0";
+/// Where a configuration file is looked for when none is named.
+pub const DEFAULT_CONFIG_FILE: &str = "/etc/weave/weaved.toml";
+
+/// The router of a host: joins it to an encrypted fabric and carries its containers' traffic
+///
+/// Runs in the foreground and logs to stderr. Until `weavectl up` or `weavectl join` gave it a fabric it idles; from
+/// then on its state directory remembers everything, and a restart adopts the bridge, devices and attachments it finds.
+#[derive(Debug, Parser)]
+#[command(
+    name = "weaved",
+    version,
+    after_help = "Example:\n  weaved --nickname host-a --listen 0.0.0.0:6783\n  weavectl up"
+)]
+pub struct Args {
+    /// Directory for identity, fabric and address state; must survive a reboot [default: /var/lib/weave]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Unix socket for weavectl and weave-cni [default: /run/weave/weaved.sock]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// UDP address for everything between routers [default: [::]:6783]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Name shown to people [default: the hostname]
+    #[arg(long, value_name = "NAME")]
+    pub nickname: Option<String>,
+    /// Bridge that containers hang on [default: weave0]
+    #[arg(long, value_name = "NAME")]
+    pub bridge: Option<String>,
+    /// MTU of containers [default: computed from the underlay's]
+    #[arg(long, value_name = "N")]
+    pub mtu: Option<u32>,
+    /// Serve Prometheus metrics on this TCP address [default: off]
+    #[arg(long, value_name = "ADDR")]
+    pub metrics: Option<SocketAddr>,
+    /// Log level, or a filter such as `info,router::core=debug` [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub log: Option<String>,
+    /// Configuration file with the same words [default: /etc/weave/weaved.toml, if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// The file's content; every field is optional and unknown words are refused, so that a typing error is seen.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct FileConfig {
+    /// As `--state-dir`.
+    pub state_dir: Option<PathBuf>,
+    /// As `--socket`.
+    pub socket: Option<PathBuf>,
+    /// As `--listen`.
+    pub listen: Option<SocketAddr>,
+    /// As `--nickname`.
+    pub nickname: Option<String>,
+    /// As `--bridge`.
+    pub bridge: Option<String>,
+    /// As `--mtu`.
+    pub mtu: Option<u32>,
+    /// As `--metrics`.
+    pub metrics: Option<SocketAddr>,
+    /// As `--log`.
+    pub log: Option<String>,
+}
+
+/// The settled configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Directory for state.
+    pub state_dir: PathBuf,
+    /// Control socket.
+    pub socket: PathBuf,
+    /// Underlay address.
+    pub listen: SocketAddr,
+    /// Name for people, 1 to 63 bytes.
+    pub nickname: String,
+    /// Name of the bridge, at most 15 bytes.
+    pub bridge: String,
+    /// MTU of containers, if fixed by hand.
+    pub mtu: Option<u32>,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
+    /// Log filter.
+    pub log: String,
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The named file cannot be read.
+    #[error("cannot read `{path}`")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("`{path}` is not a valid configuration: {message}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        message: String,
+    },
+    /// A bridge name that the kernel would refuse.
+    #[error("bridge name `{0}` is not 1 to 15 characters without `/`, `:` and spaces")]
+    BridgeName(String),
+    /// A nickname that would not fit a record.
+    #[error("nickname `{0}` is not 1 to 63 printable characters")]
+    Nickname(String),
+    /// An MTU that no container could work with.
+    #[error("mtu {0} is outside 1280 to 65000 (IPv6 needs at least 1280)")]
+    Mtu(u32),
+}
+
+impl Config {
+    /// Settles flags, file and defaults. `hostname` is the default nickname.
+    pub fn settle(args: Args, hostname: &str) -> Result<Config, ConfigError> {
+        let file = match &args.config {
+            Some(path) => read_file(path)?,
+            None if Path::new(DEFAULT_CONFIG_FILE).exists() => read_file(Path::new(DEFAULT_CONFIG_FILE))?,
+            None => FileConfig::default(),
+        };
+        let config = Config {
+            state_dir: args.state_dir.or(file.state_dir).unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
+            socket: args.socket.or(file.socket).unwrap_or_else(|| control::api::DEFAULT_SOCKET.into()),
+            listen: args
+                .listen
+                .or(file.listen)
+                .unwrap_or_else(|| SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), DEFAULT_PORT)),
+            nickname: args.nickname.or(file.nickname).unwrap_or_else(|| hostname.to_owned()),
+            bridge: args.bridge.or(file.bridge).unwrap_or_else(|| DEFAULT_BRIDGE.to_owned()),
+            mtu: args.mtu.or(file.mtu),
+            metrics: args.metrics.or(file.metrics),
+            log: args.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
+        };
+        config.check()
+    }
+
+    /// Name of the TAP device that leads from the bridge to this router.
+    pub fn tap_name(&self) -> String {
+        // IFNAMSIZ leaves 15 bytes; the bridge's own name may need all of them.
+        let stem: String = self.bridge.chars().take(11).collect();
+        format!("{stem}-tap")
+    }
+
+    fn check(self) -> Result<Config, ConfigError> {
+        let plain = |c: char| !c.is_whitespace() && !c.is_control() && c != '/' && c != ':';
+        if self.bridge.is_empty()
+            || self.bridge.len() > 15
+            || !self.bridge.chars().all(plain)
+            || self.bridge.starts_with('.')
+        {
+            return Err(ConfigError::BridgeName(self.bridge));
+        }
+        if self.nickname.is_empty() || self.nickname.len() > 63 || self.nickname.chars().any(char::is_control)
+        {
+            return Err(ConfigError::Nickname(self.nickname));
+        }
+        match self.mtu {
+            Some(mtu) if !(1280..=65000).contains(&mtu) => Err(ConfigError::Mtu(mtu)),
+            _ => Ok(self),
+        }
+    }
+}
+
+fn read_file(path: &Path) -> Result<FileConfig, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    toml::from_str(&text)
+        .map_err(|error| ConfigError::Parse { path: path.to_owned(), message: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settle(words: &[&str]) -> Result<Config, ConfigError> {
+        Config::settle(Args::parse_from(words), "some-host")
+    }
+
+    #[test]
+    fn defaults_are_the_documented_ones() {
+        let config = settle(&["weaved"]).expect("defaults");
+        assert_eq!(config.listen.to_string(), "[::]:6783");
+        assert_eq!(config.socket, Path::new("/run/weave/weaved.sock"));
+        assert_eq!((config.nickname.as_str(), config.bridge.as_str()), ("some-host", "weave0"));
+        assert_eq!(config.tap_name(), "weave0-tap");
+    }
+
+    #[test]
+    fn flag_wins_over_file_and_unknown_words_are_refused() {
+        let dir = std::env::temp_dir().join(format!("weaved-config-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("dir");
+        let path = dir.join("weaved.toml");
+        std::fs::write(&path, "nickname = \"file\"\nbridge = \"br9\"\n").expect("write");
+        let file = path.to_str().expect("utf-8");
+        let config = settle(&["weaved", "--config", file, "--nickname", "flag"]).expect("valid");
+        assert_eq!((config.nickname.as_str(), config.bridge.as_str()), ("flag", "br9"));
+        std::fs::write(&path, "nicknam = \"x\"\n").expect("write");
+        let error = settle(&["weaved", "--config", file]).expect_err("unknown word").to_string();
+        assert!(error.contains("nicknam"), "{error}");
+        std::fs::remove_dir_all(&dir).expect("clean");
+    }
+
+    #[test]
+    fn limits_are_refused_with_the_value() {
+        assert!(settle(&["weaved", "--bridge", "sixteen-letters!"]).is_err());
+        assert!(settle(&["weaved", "--mtu", "1279"]).expect_err("low").to_string().contains("1279"));
+        assert!(settle(&["weaved", "--nickname", ""]).is_err());
+        assert_eq!(settle(&["weaved", "--bridge", "fifteen-letters"]).expect("15").tap_name().len(), 15);
+    }
+}

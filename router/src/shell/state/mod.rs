@@ -1,0 +1,7 @@
+//! State on disk: small checked files and append-only journals, made durable before anything is promised.
+
+pub mod file;
+pub mod journal;
+
+pub use file::CheckedFile;
+pub use journal::Journal;
