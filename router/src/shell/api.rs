@@ -1,0 +1,291 @@
+//! The control socket: HTTP on a unix socket, peer credentials checked, every answer within a deadline.
+//!
+//! Reading is for whoever may open the socket (root and the group `weave`), changing is for root. This file turns requests into
+//! calls of the engine and the attach flow and knows nothing of what they do.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
+use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use control::api::{self, ApiError, ErrorBody, ErrorCode};
+use serde::Serialize;
+use tokio::net::{UnixListener, UnixStream};
+
+use super::attach::Attacher;
+use super::engine::call::{Call, Hub, refusal, refusal_with};
+
+/// Longest request body; an attach request is below 2 KiB.
+const MAX_BODY: usize = 64 * 1024;
+/// Version of the control protocol.
+const API_VERSION: u32 = 1;
+
+/// What the handlers need.
+#[derive(Clone)]
+pub struct Control {
+    /// The engine.
+    pub hub: Hub,
+    /// The attach flow.
+    pub attacher: Arc<Attacher>,
+}
+
+/// Who opened the connection.
+#[derive(Debug, Clone, Copy)]
+struct Caller {
+    uid: Option<u32>,
+}
+
+impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, UnixListener>> for Caller {
+    fn connect_info(stream: axum::serve::IncomingStream<'_, UnixListener>) -> Caller {
+        Caller { uid: peer_uid(stream.io()) }
+    }
+}
+
+fn peer_uid(stream: &UnixStream) -> Option<u32> {
+    stream.peer_cred().ok().map(|cred| cred.uid())
+}
+
+/// Why the socket cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Another router answers on it.
+    #[error("another weaved is already listening on `{0}`")]
+    InUse(String),
+    /// The kernel refused.
+    #[error("cannot listen on `{path}`")]
+    Listen {
+        /// The socket's path.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Binds the socket, taking the place of a dead router's.
+pub fn bind(path: &Path) -> Result<UnixListener, SocketError> {
+    let shown = path.display().to_string();
+    let fail = |source| SocketError::Listen { path: shown.clone(), source };
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(SocketError::InUse(shown));
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
+        _ => {}
+    }
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(fail)?;
+    }
+    let listener = UnixListener::bind(path).map_err(fail)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(fail)?;
+    if let Some(gid) = group_id("weave") {
+        // Without the group only root reads; that is the safe side.
+        let _ = std::os::unix::fs::chown(path, None, Some(gid));
+    }
+    Ok(listener)
+}
+
+/// Serves until the task is dropped.
+pub async fn serve(listener: UnixListener, control: Control) -> io::Result<()> {
+    let app = routes(control);
+    axum::serve(listener, app.into_make_service_with_connect_info::<Caller>()).await
+}
+
+fn routes(control: Control) -> Router {
+    let paths = Router::new()
+        .route("/version", get(version))
+        .route("/status", get(status))
+        .route("/connections", get(connections))
+        .route("/peers", get(peers))
+        .route("/ipam", get(ipam))
+        .route("/targets", get(targets))
+        .route("/attachments", get(attachments))
+        .route("/report", get(report))
+        .route("/token", get(token))
+        .route("/up", post(up))
+        .route("/join", post(join))
+        .route("/connect", post(connect))
+        .route("/forget", post(forget))
+        .route("/attach", post(attach))
+        .route("/detach", post(detach))
+        .route("/check", post(check))
+        .route("/expose", post(expose))
+        .route("/hide", post(hide))
+        .route("/rmpeer", post(rmpeer))
+        .route("/reset", post(reset))
+        .route("/ping", post(ping));
+    Router::new()
+        .nest(api::PREFIX, paths)
+        .fallback(no_such_path)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn(check_caller))
+        .with_state(control)
+}
+
+/// Reading is open to everybody the socket's mode lets in; anything else needs root. The token is a secret, so it counts as a change.
+async fn check_caller(ConnectInfo(caller): ConnectInfo<Caller>, request: Request, next: Next) -> Response {
+    let reads = request.method() == Method::GET && !request.uri().path().ends_with("/token");
+    if reads || caller.uid == Some(0) {
+        return next.run(request).await;
+    }
+    let who = caller.uid.map_or("a process without credentials".to_owned(), |uid| format!("uid {uid}"));
+    Failure(refusal_with(
+        ErrorCode::Forbidden,
+        format!("{who} may read but not change anything, only root may"),
+        "run the same command with `sudo`",
+    ))
+    .into_response()
+}
+
+/// An error as an HTTP answer.
+struct Failure(ApiError);
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Failure {
+        Failure(error)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let status = match self.0.code {
+            ErrorCode::BadRequest | ErrorCode::BadNetns => StatusCode::BAD_REQUEST,
+            ErrorCode::Forbidden => StatusCode::FORBIDDEN,
+            ErrorCode::NotFound | ErrorCode::UnknownContainer => StatusCode::NOT_FOUND,
+            ErrorCode::Conflict | ErrorCode::NoFabric => StatusCode::CONFLICT,
+            ErrorCode::Exhausted | ErrorCode::Unreachable | ErrorCode::StateNotDurable => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            ErrorCode::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            ErrorCode::Kernel | ErrorCode::Internal | ErrorCode::Unknown => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        (status, Json(ErrorBody { error: self.0 })).into_response()
+    }
+}
+
+type Answer<T> = Result<Json<T>, Failure>;
+/// A body that may fail to parse: the error becomes one of ours instead of axum's plain text.
+type Body<T> = Result<Json<T>, JsonRejection>;
+
+fn answer<T: Serialize>(result: Result<T, ApiError>) -> Answer<T> {
+    result.map(Json).map_err(Failure)
+}
+
+fn parsed<T>(body: Body<T>) -> Result<T, Failure> {
+    body.map(|Json(value)| value).map_err(|rejection| {
+        Failure(refusal(ErrorCode::BadRequest, format!("the request does not parse: {}", rejection.body_text())))
+    })
+}
+
+async fn no_such_path(uri: Uri) -> Failure {
+    Failure(refusal(ErrorCode::NotFound, format!("no such path `{}`; all paths start with /v1", uri.path())))
+}
+
+async fn version() -> Json<api::Version> {
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    Json(api::Version { version, api: API_VERSION, wire: u32::from(gossip::codec::VERSION) })
+}
+
+async fn status(State(control): State<Control>) -> Answer<api::Status> {
+    answer(control.hub.ask(Call::Status).await)
+}
+
+async fn connections(State(control): State<Control>) -> Answer<api::Connections> {
+    answer(control.hub.ask(Call::Connections).await)
+}
+
+async fn peers(State(control): State<Control>) -> Answer<Vec<api::Peer>> {
+    answer(control.hub.ask(Call::Peers).await)
+}
+
+async fn ipam(State(control): State<Control>) -> Answer<api::Ipam> {
+    answer(control.hub.ask(Call::Ipam).await)
+}
+
+async fn targets(State(control): State<Control>) -> Answer<Vec<api::Target>> {
+    answer(control.hub.ask(Call::Targets).await)
+}
+
+async fn attachments(State(control): State<Control>) -> Answer<Vec<api::Attachment>> {
+    answer(control.hub.ask(Call::Attachments).await)
+}
+
+async fn report(State(control): State<Control>) -> Answer<api::Report> {
+    answer(control.hub.ask(Call::Report).await)
+}
+
+async fn token(State(control): State<Control>) -> Answer<api::FabricInfo> {
+    answer(control.hub.ask(Call::Token).await)
+}
+
+async fn up(State(control): State<Control>, body: Body<api::UpRequest>) -> Answer<api::FabricInfo> {
+    let request = parsed(body)?;
+    answer(control.hub.ask(|reply| Call::Up(request, reply)).await)
+}
+
+async fn join(State(control): State<Control>, body: Body<api::JoinRequest>) -> Answer<api::FabricInfo> {
+    let request = parsed(body)?;
+    answer(control.hub.ask(|reply| Call::Join(request, reply)).await)
+}
+
+async fn connect(State(control): State<Control>, body: Body<api::TargetsRequest>) -> Answer<Vec<api::Target>> {
+    let request = parsed(body)?;
+    answer(control.hub.ask(|reply| Call::Connect(request.addresses, reply)).await)
+}
+
+async fn forget(State(control): State<Control>, body: Body<api::TargetsRequest>) -> Answer<Vec<api::Target>> {
+    let request = parsed(body)?;
+    answer(control.hub.ask(|reply| Call::Forget(request.addresses, reply)).await)
+}
+
+async fn attach(State(control): State<Control>, body: Body<api::AttachRequest>) -> Answer<api::Attachment> {
+    let request = parsed(body)?;
+    answer(control.attacher.attach(request).await)
+}
+
+async fn detach(State(control): State<Control>, body: Body<api::DetachRequest>) -> Answer<api::DetachAnswer> {
+    let request = parsed(body)?;
+    answer(control.attacher.detach(request).await)
+}
+
+async fn check(State(control): State<Control>, body: Body<api::CheckRequest>) -> Answer<()> {
+    let request = parsed(body)?;
+    answer(control.attacher.check(request).await)
+}
+
+async fn expose(State(control): State<Control>) -> Answer<api::Exposure> {
+    answer(control.attacher.expose().await)
+}
+
+async fn hide(State(control): State<Control>) -> Answer<api::Exposure> {
+    answer(control.attacher.hide().await)
+}
+
+async fn rmpeer(State(control): State<Control>, body: Body<api::RmpeerRequest>) -> Answer<api::RmpeerAnswer> {
+    let request = parsed(body)?;
+    answer(control.hub.ask(|reply| Call::Rmpeer(request.peer, reply)).await)
+}
+
+async fn reset(State(control): State<Control>) -> Answer<api::ResetAnswer> {
+    answer(control.attacher.reset().await)
+}
+
+async fn ping(State(control): State<Control>, body: Body<api::PingRequest>) -> Answer<api::PingAnswer> {
+    let request = parsed(body)?;
+    answer(control.hub.ask(|reply| Call::Ping(request.target, reply)).await)
+}
+
+/// Id of a group in /etc/group, read directly: the daemon is to run without name services.
+fn group_id(name: &str) -> Option<u32> {
+    let groups = std::fs::read_to_string("/etc/group").ok()?;
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten()
+    })
+}
