@@ -13,6 +13,9 @@ pub const PREFIX: &str = "/v1";
 /// Where `weaved` listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/weave/weaved.sock";
 
+/// Where `weaved` keeps its state unless told otherwise.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/weave";
+
 /// Body of every answer that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
@@ -169,6 +172,15 @@ pub struct AttachRequest {
     /// Who asks; a second request of the same (container, ifname) is `Conflict` for `cni` and answers what is there for `cli`.
     #[serde(default)]
     pub caller: Caller,
+    /// Path of the namespace to remember and show, when `netns` is only valid during the call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<String>,
+    /// Name of the network in the runtime's configuration; garbage collection is by network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// Unique word of this request, so that its author can undo it and nothing else when the answer is lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<String>,
 }
 
 /// Who asks for an attachment.
@@ -240,6 +252,42 @@ pub struct DetachRequest {
     pub ifname: Option<String>,
 }
 
+/// `POST /detach` by the author of an attachment whose answer was lost. A `weaved` that knows no attempts detaches the pair.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UndoRequest {
+    /// Container id.
+    pub container: String,
+    /// Interface inside the container.
+    pub ifname: String,
+    /// Only what [`AttachRequest::attempt`] of this value made.
+    pub attempt: String,
+}
+
+/// `POST /gc`: detach everything of `network` that is not listed. What other networks or `weavectl` hold stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GcRequest {
+    /// As [`AttachRequest::network`] said it.
+    pub network: String,
+    /// What the runtime still knows.
+    pub keep: Vec<Pair>,
+}
+
+/// Name of an attachment.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Pair {
+    /// Container id.
+    pub container: String,
+    /// Interface inside the container.
+    pub ifname: String,
+}
+
+/// Answer of `gc`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GcAnswer {
+    /// What was detached.
+    pub detached: Vec<Pair>,
+}
+
 /// Answer of `detach`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DetachAnswer {
@@ -290,6 +338,14 @@ pub struct RmpeerAnswer {
     pub taken_over: u64,
     /// Whether the request changed anything.
     pub changed: bool,
+}
+
+/// `POST /reset`: leave the fabric and forget everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResetRequest {
+    /// Go on although containers are attached or no peer can inherit the address space.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// Answer of `reset`.

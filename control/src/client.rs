@@ -1,0 +1,356 @@
+//! A blocking client of the control socket: one method for each call, a deadline on every one.
+//!
+//! It runs a single-threaded runtime of its own, so that a caller need not know that there is one, and makes a connection for each
+//! call: a caller makes few, and `weaved` may restart between two of them.
+
+use std::future::Future;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::{Method, Request, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use tokio::net::UnixStream;
+use tokio::runtime::Runtime;
+use tokio::time::{sleep, timeout};
+
+use crate::api::{
+    AttachRequest, Attachment, CheckRequest, Connections, DetachAnswer, DetachRequest, ErrorBody, Exposure,
+    FabricInfo, GcAnswer, GcRequest, Ipam, JoinRequest, PREFIX, Peer, PingAnswer, PingRequest, Report,
+    ResetAnswer, ResetRequest, RmpeerAnswer, RmpeerRequest, Status, Target, TargetsRequest, UndoRequest,
+    UpRequest, Version,
+};
+use crate::error::ClientError;
+
+/// How long `weaved` may take to accept. It accepts from a loop that does nothing slow, so this is generous.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long between two tries while the socket's backlog is full.
+const BACKLOG_RETRY: Duration = Duration::from_millis(10);
+
+/// How long an answer may take that is put together from memory.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// How long a change may take that asks no other router.
+const CHANGE: Duration = Duration::from_secs(10);
+
+/// How long an attachment may take: `weaved` waits up to 5 s for an address from other routers, and does kernel work around it.
+const ATTACH: Duration = Duration::from_secs(15);
+
+/// How long it may take to enter or leave a fabric: passwords are stretched on purpose, and containers are detached one by one.
+const FABRIC: Duration = Duration::from_secs(30);
+
+/// Longest answer that is read. A report of a fabric of ten thousand peers stays below a third of it.
+const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+
+/// Longest piece of an answer that is quoted in an error.
+const MAX_QUOTE_CHARS: usize = 200;
+
+/// A client of one `weaved`.
+pub struct Client {
+    socket: PathBuf,
+    runtime: Runtime,
+    cap: Option<Duration>,
+}
+
+/// One call of the API.
+struct Call {
+    method: Method,
+    path: &'static str,
+    deadline: Duration,
+}
+
+impl Client {
+    /// A client of the `weaved` that listens on `socket`. Connects with each call only.
+    pub fn new(socket: impl Into<PathBuf>) -> Result<Client, ClientError> {
+        let socket = socket.into();
+        match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
+            Ok(runtime) => Ok(Client { socket, runtime, cap: None }),
+            Err(source) => Err(ClientError::Io { path: socket, source }),
+        }
+    }
+
+    /// The same, with no deadline longer than `cap`.
+    pub fn capped(self, cap: Duration) -> Client {
+        Client { cap: Some(cap), ..self }
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// `GET /status`
+    pub fn status(&self) -> Result<Status, ClientError> {
+        self.get("/status")
+    }
+
+    /// `GET /connections`
+    pub fn connections(&self) -> Result<Connections, ClientError> {
+        self.get("/connections")
+    }
+
+    /// `GET /peers`
+    pub fn peers(&self) -> Result<Vec<Peer>, ClientError> {
+        self.get("/peers")
+    }
+
+    /// `GET /ipam`
+    pub fn ipam(&self) -> Result<Ipam, ClientError> {
+        self.get("/ipam")
+    }
+
+    /// `GET /targets`
+    pub fn targets(&self) -> Result<Vec<Target>, ClientError> {
+        self.get("/targets")
+    }
+
+    /// `GET /attachments`
+    pub fn attachments(&self) -> Result<Vec<Attachment>, ClientError> {
+        self.get("/attachments")
+    }
+
+    /// `GET /report`
+    pub fn report(&self) -> Result<Report, ClientError> {
+        self.get("/report")
+    }
+
+    /// `GET /version`
+    pub fn version(&self) -> Result<Version, ClientError> {
+        self.get("/version")
+    }
+
+    /// `GET /token`
+    pub fn token(&self) -> Result<FabricInfo, ClientError> {
+        self.get("/token")
+    }
+
+    /// `POST /up`
+    pub fn up(&self, request: &UpRequest) -> Result<FabricInfo, ClientError> {
+        self.post("/up", FABRIC, request)
+    }
+
+    /// `POST /join`
+    pub fn join(&self, request: &JoinRequest) -> Result<FabricInfo, ClientError> {
+        self.post("/join", FABRIC, request)
+    }
+
+    /// `POST /connect`
+    pub fn connect(&self, request: &TargetsRequest) -> Result<Vec<Target>, ClientError> {
+        self.post("/connect", CHANGE, request)
+    }
+
+    /// `POST /forget`
+    pub fn forget(&self, request: &TargetsRequest) -> Result<Vec<Target>, ClientError> {
+        self.post("/forget", CHANGE, request)
+    }
+
+    /// `POST /attach`
+    pub fn attach(&self, request: &AttachRequest) -> Result<Attachment, ClientError> {
+        self.post("/attach", ATTACH, request)
+    }
+
+    /// `POST /detach`
+    pub fn detach(&self, request: &DetachRequest) -> Result<DetachAnswer, ClientError> {
+        self.post("/detach", CHANGE, request)
+    }
+
+    /// `POST /detach` of what one attempt made.
+    pub fn undo(&self, request: &UndoRequest) -> Result<DetachAnswer, ClientError> {
+        self.post("/detach", CHANGE, request)
+    }
+
+    /// `POST /gc`
+    pub fn gc(&self, request: &GcRequest) -> Result<GcAnswer, ClientError> {
+        self.post("/gc", FABRIC, request)
+    }
+
+    /// `POST /check`
+    pub fn check(&self, request: &CheckRequest) -> Result<(), ClientError> {
+        self.post_unit("/check", CHANGE, request)
+    }
+
+    /// `POST /expose`
+    pub fn expose(&self) -> Result<Exposure, ClientError> {
+        self.post("/expose", ATTACH, &Empty {})
+    }
+
+    /// `POST /hide`
+    pub fn hide(&self) -> Result<Exposure, ClientError> {
+        self.post("/hide", CHANGE, &Empty {})
+    }
+
+    /// `POST /rmpeer`
+    pub fn rmpeer(&self, request: &RmpeerRequest) -> Result<RmpeerAnswer, ClientError> {
+        self.post("/rmpeer", CHANGE, request)
+    }
+
+    /// `POST /reset`
+    pub fn reset(&self, request: &ResetRequest) -> Result<ResetAnswer, ClientError> {
+        self.post("/reset", FABRIC, request)
+    }
+
+    /// `POST /ping`
+    pub fn ping(&self, request: &PingRequest) -> Result<PingAnswer, ClientError> {
+        self.post("/ping", CHANGE, request)
+    }
+
+    fn get<A: DeserializeOwned>(&self, path: &'static str) -> Result<A, ClientError> {
+        let call = Call { method: Method::GET, path, deadline: LOOK };
+        decode(&call, self.exchange(&call, Bytes::new())?)
+    }
+
+    fn post<R: Serialize, A: DeserializeOwned>(
+        &self,
+        path: &'static str,
+        deadline: Duration,
+        request: &R,
+    ) -> Result<A, ClientError> {
+        let call = Call { method: Method::POST, path, deadline };
+        let body = call.body(request)?;
+        decode(&call, self.exchange(&call, body)?)
+    }
+
+    /// A call whose answer says nothing beyond its success.
+    fn post_unit<R: Serialize>(
+        &self,
+        path: &'static str,
+        deadline: Duration,
+        request: &R,
+    ) -> Result<(), ClientError> {
+        let call = Call { method: Method::POST, path, deadline };
+        let body = call.body(request)?;
+        let (status, answer) = self.exchange(&call, body)?;
+        if status.is_success() {
+            return Ok(());
+        }
+        decode::<IgnoredAny>(&call, (status, answer)).map(|_| ())
+    }
+
+    fn exchange(&self, call: &Call, body: Bytes) -> Result<(StatusCode, Bytes), ClientError> {
+        self.runtime.block_on(async {
+            let stream = self.open().await?;
+            let deadline = self.capped_to(call.deadline);
+            match timeout(deadline, ask(call, stream, body)).await {
+                Ok(answer) => answer,
+                Err(_) => Err(ClientError::Timeout { call: call.name(), after: deadline }),
+            }
+        })
+    }
+
+    async fn open(&self) -> Result<UnixStream, ClientError> {
+        let after = self.capped_to(CONNECT_DEADLINE);
+        let path = self.socket.clone();
+        match within(after, connect(&self.socket)).await {
+            None => Err(ClientError::ConnectTimeout { path, after }),
+            Some(Ok(stream)) => Ok(stream),
+            Some(Err(source)) => Err(match source.kind() {
+                ErrorKind::NotFound => ClientError::SocketMissing { path },
+                ErrorKind::ConnectionRefused => ClientError::NotRunning { path },
+                ErrorKind::PermissionDenied => ClientError::PermissionDenied { path },
+                _ => ClientError::Io { path, source },
+            }),
+        }
+    }
+
+    fn capped_to(&self, deadline: Duration) -> Duration {
+        self.cap.map_or(deadline, |cap| cap.min(deadline))
+    }
+}
+
+/// Body of a request that has nothing to say.
+#[derive(Serialize)]
+struct Empty {}
+
+impl Call {
+    /// As errors name it.
+    fn name(&self) -> String {
+        format!("{} {PREFIX}{}", self.method, self.path)
+    }
+
+    fn body<R: Serialize>(&self, request: &R) -> Result<Bytes, ClientError> {
+        match serde_json::to_vec(request) {
+            Ok(bytes) => Ok(bytes.into()),
+            Err(error) => Err(ClientError::Protocol {
+                call: self.name(),
+                reason: format!("the request cannot be written: {error}"),
+            }),
+        }
+    }
+}
+
+/// Connect; while the backlog is full the kernel says `EAGAIN` to a non-blocking socket, and there is nothing to wait on.
+async fn connect(socket: &Path) -> std::io::Result<UnixStream> {
+    loop {
+        match UnixStream::connect(socket).await {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => sleep(BACKLOG_RETRY).await,
+            other => return other,
+        }
+    }
+}
+
+async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
+    timeout(limit, future).await.ok()
+}
+
+async fn ask(call: &Call, stream: UnixStream, body: Bytes) -> Result<(StatusCode, Bytes), ClientError> {
+    let closed = |error: hyper::Error| ClientError::Closed { call: call.name(), reason: error.to_string() };
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(closed)?;
+    // Errors of the connection come back through the request as well.
+    tokio::spawn(connection);
+    let request = Request::builder()
+        .method(call.method.clone())
+        .uri(format!("{PREFIX}{}", call.path))
+        .header(header::HOST, "weaved")
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Full::new(body))
+        .map_err(|error| ClientError::Protocol { call: call.name(), reason: error.to_string() })?;
+    let response = sender.send_request(request).await.map_err(|error| {
+        if error.is_parse() {
+            ClientError::Protocol { call: call.name(), reason: format!("not HTTP: {error}") }
+        } else {
+            closed(error)
+        }
+    })?;
+    let status = response.status();
+    match Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await {
+        Ok(collected) => Ok((status, collected.to_bytes())),
+        Err(error) if error.is::<LengthLimitError>() => Err(ClientError::Protocol {
+            call: call.name(),
+            reason: format!("it is longer than {MAX_ANSWER_BYTES} bytes"),
+        }),
+        Err(error) => Err(ClientError::Closed { call: call.name(), reason: error.to_string() }),
+    }
+}
+
+fn decode<A: DeserializeOwned>(call: &Call, answer: (StatusCode, Bytes)) -> Result<A, ClientError> {
+    let (status, body) = answer;
+    if status.is_success() {
+        return serde_json::from_slice(&body).map_err(|error| ClientError::Protocol {
+            call: call.name(),
+            reason: format!("{error} in `{}`", quote(&body)),
+        });
+    }
+    match serde_json::from_slice::<ErrorBody>(&body) {
+        Ok(body) => Err(ClientError::Api(body.error)),
+        Err(_) => Err(ClientError::Protocol {
+            call: call.name(),
+            reason: format!("status {} with `{}`", status.as_u16(), quote(&body)),
+        }),
+    }
+}
+
+/// The beginning of an answer, printable.
+fn quote(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let mut quoted: String = text.chars().take(MAX_QUOTE_CHARS).flat_map(char::escape_debug).collect();
+    if text.chars().nth(MAX_QUOTE_CHARS).is_some() {
+        quoted.push('…');
+    }
+    quoted
+}
