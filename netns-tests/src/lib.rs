@@ -1,1 +1,37 @@
-//! Placeholder.
+//! Hosts made of network namespaces, and what one does to them: start routers, attach containers, cut wires, count packets.
+//!
+//! Knows the built programs from the outside only: their arguments, environment, standard streams and exit codes. Needs root,
+//! and fails rather than skips without it. All that is made carries the prefix of one run and goes away with its [`Lab`],
+//! also after a panic; what a killed run left behind is removed by the next one.
+
+mod capture;
+mod command;
+mod container;
+mod host;
+mod iperf;
+mod lab;
+mod netns;
+mod packet;
+mod programs;
+mod tcp;
+mod text;
+mod traffic;
+mod udp;
+mod wait;
+mod wire;
+
+pub use capture::{Capture, Captured};
+pub use command::{Output, run, run_ok};
+pub use container::{CniCall, CniOutcome, Container};
+pub use host::{Exit, Host};
+pub use iperf::{Iperf, Throughput};
+pub use lab::{Lab, LabConfig, Underlay, remove_kept};
+pub use netns::NetNs;
+pub use packet::PacketSocket;
+pub use programs::{Programs, require_root, require_tools};
+pub use tcp::{Flow, FlowReport, transfer};
+pub use text::{payload, tail};
+pub use traffic::{Ping, PingReport, Pinger, ping_until_answered};
+pub use udp::{Lockstep, LockstepReport, Stream, StreamReport};
+pub use wait::{POLL, until};
+pub use wire::{Segments, Wire};

@@ -1,0 +1,348 @@
+//! A host: a namespace on the switch, with a router of its own.
+
+use std::fs::{self, File, OpenOptions};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::command::Output;
+use crate::container::Container;
+use crate::netns::NetNs;
+use crate::programs::Programs;
+use crate::text::tail;
+use crate::wait::until;
+
+/// A start takes a fraction of a second; ten hosts at once on two cores take longer.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// A clean end must not take longer.
+const STOP_LIMIT: Duration = Duration::from_secs(15);
+
+/// `weavectl` answers within its own deadlines, which are shorter.
+const CTL_LIMIT: Duration = Duration::from_secs(60);
+
+/// Lines of a log that go into an error.
+const LOG_LINES: usize = 30;
+
+/// A host. Cloning gives another handle of the same one.
+#[derive(Debug, Clone)]
+pub struct Host {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    index: usize,
+    run: String,
+    ns: NetNs,
+    dir: PathBuf,
+    programs: Programs,
+    daemon: Mutex<Option<Child>>,
+    args: Mutex<Vec<String>>,
+    containers: AtomicU32,
+}
+
+/// How a router ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// By itself, with this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+impl Host {
+    pub(crate) fn new(index: usize, run: &str, ns: NetNs, dir: PathBuf, programs: Programs) -> Result<Self> {
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make `{}`", dir.display()))?;
+        let (daemon, args, containers) = (Mutex::default(), Mutex::default(), AtomicU32::new(0));
+        let run = run.to_owned();
+        Ok(Self { inner: Arc::new(Inner { index, run, ns, dir, programs, daemon, args, containers }) })
+    }
+
+    /// Its number, from 1.
+    pub fn index(&self) -> usize {
+        self.inner.index
+    }
+
+    /// Its nickname in the fabric.
+    pub fn nickname(&self) -> String {
+        format!("h{}", self.inner.index)
+    }
+
+    /// Its namespace.
+    pub fn ns(&self) -> &NetNs {
+        &self.inner.ns
+    }
+
+    /// Its IPv4 address on the underlay.
+    pub fn address(&self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 77, 0, u8::try_from(self.inner.index).unwrap_or(u8::MAX))
+    }
+
+    /// Its IPv6 address on the underlay.
+    pub fn address6(&self) -> Ipv6Addr {
+        Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, u16::try_from(self.inner.index).unwrap_or(u16::MAX))
+    }
+
+    /// Where its router keeps its state.
+    pub fn state_dir(&self) -> PathBuf {
+        self.inner.dir.join("state")
+    }
+
+    /// Its router's control socket.
+    pub fn socket(&self) -> PathBuf {
+        self.inner.dir.join("weaved.sock")
+    }
+
+    /// What its router said.
+    pub fn log(&self) -> PathBuf {
+        self.inner.dir.join("weaved.log")
+    }
+
+    /// The programs under test.
+    pub fn programs(&self) -> &Programs {
+        &self.inner.programs
+    }
+
+    /// Starts the router and waits until it takes requests. Later restarts repeat the arguments.
+    ///
+    /// # Errors
+    /// When it ends or does not answer, with the end of its log.
+    pub fn start_weaved(&self, args: &[&str]) -> Result<()> {
+        *lock(&self.inner.args) = args.iter().map(|arg| (*arg).to_owned()).collect();
+        self.start_again()
+    }
+
+    /// Starts the router with the arguments of the last start.
+    ///
+    /// # Errors
+    /// See above.
+    pub fn start_again(&self) -> Result<()> {
+        self.spawn_weaved()?;
+        let waited = until(START_LIMIT, &format!("weaved of {} takes requests", self.nickname()), || {
+            if UnixStream::connect(self.socket()).is_ok() {
+                return Some(None);
+            }
+            self.ended().map(Some)
+        });
+        match waited {
+            Ok((None, _)) => Ok(()),
+            Ok((Some(exit), _)) => {
+                bail!("weaved of {} ended at once ({exit:?}):\n{}", self.nickname(), self.log_tail())
+            }
+            Err(error) => Err(error.context(self.log_tail())),
+        }
+    }
+
+    /// Starts the router without waiting for it.
+    ///
+    /// # Errors
+    /// When it runs already or cannot be started.
+    pub fn spawn_weaved(&self) -> Result<()> {
+        let mut daemon = lock(&self.inner.daemon);
+        if daemon.is_some() {
+            bail!("weaved of {} runs already", self.nickname());
+        }
+        let log = OpenOptions::new().create(true).append(true).open(self.log());
+        let log = log.with_context(|| format!("cannot open `{}`", self.log().display()))?;
+        let mut command = self.weaved_command();
+        command.args(&*lock(&self.inner.args)).stdin(Stdio::null());
+        command.stdout(log.try_clone().context("cannot share the log")?).stderr(log);
+        *daemon = Some(self.inner.ns.spawn(&mut command)?);
+        Ok(())
+    }
+
+    /// The command line of the router with this host's own paths, for runs that are expected to end by themselves.
+    pub fn weaved_command(&self) -> Command {
+        let mut command = Command::new(&self.inner.programs.weaved);
+        command.arg("--state-dir").arg(self.state_dir()).arg("--socket").arg(self.socket());
+        command.args(["--listen", "[::]:6783", "--nickname", &self.nickname()]);
+        command
+    }
+
+    /// The router's process id, when it runs.
+    pub fn pid(&self) -> Option<u32> {
+        lock(&self.inner.daemon).as_ref().map(Child::id)
+    }
+
+    /// How the router ended, if it has ended by itself; it then counts as stopped.
+    pub fn ended(&self) -> Option<Exit> {
+        let mut daemon = lock(&self.inner.daemon);
+        let status = daemon.as_mut().and_then(|child| child.try_wait().ok().flatten())?;
+        *daemon = None;
+        Some(exit_of(status))
+    }
+
+    /// Ends the router as a crash would.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill9(&self) -> Result<()> {
+        self.signal(Signal::KILL).map(drop)
+    }
+
+    /// Asks the router to end and waits for it.
+    ///
+    /// # Errors
+    /// When it does not run or does not end in time (it is killed then).
+    pub fn sigterm(&self) -> Result<Exit> {
+        self.signal(Signal::TERM)
+    }
+
+    /// A clean end and a new start.
+    ///
+    /// # Errors
+    /// When either fails.
+    pub fn restart(&self) -> Result<()> {
+        self.sigterm()?;
+        self.start_again()
+    }
+
+    /// Runs `weavectl` against this host's router.
+    ///
+    /// # Errors
+    /// When it cannot be run or hangs; a refusal is in the output.
+    pub fn weavectl(&self, args: &[&str]) -> Result<Output> {
+        let mut command = Command::new(&self.inner.programs.weavectl);
+        command.env("NO_COLOR", "1").arg("--socket").arg(self.socket()).args(args);
+        self.inner.ns.run(&mut command, &[], CTL_LIMIT)
+    }
+
+    /// Runs `weavectl --json` and parses the answer.
+    ///
+    /// # Errors
+    /// When it fails or does not answer JSON.
+    pub fn json(&self, args: &[&str]) -> Result<Value> {
+        let mut all = vec!["--json"];
+        all.extend(args);
+        let output = self.weavectl(&all)?;
+        if !output.success() {
+            bail!("`weavectl {}` on {} failed: {}", args.join(" "), self.nickname(), output.text().trim());
+        }
+        serde_json::from_str(&output.stdout)
+            .with_context(|| format!("`weavectl --json {}` is not JSON: {}", args.join(" "), output.stdout))
+    }
+
+    /// Creates a fabric and answers the join token.
+    ///
+    /// # Errors
+    /// When `weavectl up` fails.
+    pub fn up(&self, args: &[&str]) -> Result<String> {
+        let mut all = vec!["up"];
+        all.extend(args);
+        let info = self.json(&all)?;
+        info["token"].as_str().map(str::to_owned).with_context(|| format!("no token in {info}"))
+    }
+
+    /// Joins a fabric.
+    ///
+    /// # Errors
+    /// When `weavectl join` fails.
+    pub fn join(&self, token: &str) -> Result<Value> {
+        self.json(&["join", token])
+    }
+
+    /// A new container of this host: a namespace that nothing is attached to yet.
+    ///
+    /// # Errors
+    /// When the namespace cannot be made.
+    pub fn container(&self) -> Result<Container> {
+        let number = self.inner.containers.fetch_add(1, Ordering::Relaxed) + 1;
+        let ns = NetNs::create(&format!("{}-h{}c{number}", self.inner.run, self.inner.index))?;
+        Ok(Container::new(self.clone(), number, ns))
+    }
+
+    /// A new container with the first interface attached by the CNI plugin.
+    ///
+    /// # Errors
+    /// When ADD fails.
+    pub fn attached(&self) -> Result<Container> {
+        let mut container = self.container()?;
+        container.cni_add()?;
+        Ok(container)
+    }
+
+    /// The end of the router's log.
+    pub fn log_tail(&self) -> String {
+        format!("--- end of the log of {} ---\n{}", self.nickname(), tail(&self.log(), LOG_LINES))
+    }
+
+    /// Ends the router without caring how, for clean-up.
+    pub(crate) fn end(&self) {
+        if let Some(mut child) = lock(&self.inner.daemon).take() {
+            let _ended_already = child.kill();
+            let _reaped = child.wait();
+        }
+    }
+
+    /// Leaves the router running after this process.
+    pub(crate) fn release(&self) {
+        drop(lock(&self.inner.daemon).take());
+    }
+
+    fn signal(&self, signal: Signal) -> Result<Exit> {
+        let Some(mut child) = lock(&self.inner.daemon).take() else {
+            bail!("weaved of {} does not run", self.nickname());
+        };
+        let pid = Pid::from_child(&child);
+        kill_process(pid, signal).with_context(|| format!("cannot send {signal:?} to {pid:?}"))?;
+        let what = format!("weaved of {} ended after {signal:?}", self.nickname());
+        match until(STOP_LIMIT, &what, || child.try_wait().ok().flatten()) {
+            Ok((status, _)) => Ok(exit_of(status)),
+            Err(error) => {
+                child.kill().and_then(|()| child.wait()).context("cannot kill it either")?;
+                Err(error.context(self.log_tail()))
+            }
+        }
+    }
+
+    /// An address of the underlay by family.
+    pub fn underlay(&self, like: IpAddr) -> IpAddr {
+        match like {
+            IpAddr::V4(_) => IpAddr::V4(self.address()),
+            IpAddr::V6(_) => IpAddr::V6(self.address6()),
+        }
+    }
+
+    /// A file of this host's folder, made anew.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_file(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let path = self.inner.dir.join(name);
+        fs::write(&path, text).with_context(|| format!("cannot write `{}`", path.display()))?;
+        Ok(path)
+    }
+
+    /// The folder of this host's files.
+    pub fn dir(&self) -> &Path {
+        &self.inner.dir
+    }
+
+    /// Size of the router's log, to look later at what came after.
+    pub fn log_mark(&self) -> u64 {
+        File::open(self.log()).and_then(|file| file.metadata()).map_or(0, |meta| meta.len())
+    }
+}
+
+/// A panic of another thread of a test does not make the child process less ours.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn exit_of(status: ExitStatus) -> Exit {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Exit::Code(code),
+        (None, Some(signal)) => Exit::Signal(signal),
+        (None, None) => Exit::Code(-1),
+    }
+}

@@ -1,0 +1,101 @@
+//! How fast TCP goes between two namespaces: `iperf3`.
+
+use std::net::IpAddr;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::netns::NetNs;
+use crate::wait::until;
+
+/// Making the connection and exchanging results take a moment beside the test itself.
+const OVERHEAD: Duration = Duration::from_secs(15);
+
+/// How long the server gets to listen.
+const LISTEN_LIMIT: Duration = Duration::from_secs(5);
+
+/// One run of `iperf3`.
+#[derive(Debug, Clone, Copy)]
+pub struct Iperf {
+    /// Seconds that count.
+    pub seconds: u32,
+    /// Parallel streams.
+    pub streams: u32,
+}
+
+/// What `iperf3` measured.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Throughput {
+    /// Bits per second of payload at the receiver.
+    pub bits_per_second: f64,
+    /// Segments sent again.
+    pub retransmits: u64,
+}
+
+impl Iperf {
+    /// Sends from one namespace to an address in the other.
+    ///
+    /// # Errors
+    /// When `iperf3` fails.
+    pub fn run(&self, from: &NetNs, to: &NetNs, address: IpAddr) -> Result<Throughput> {
+        let address = address.to_string();
+        let mut server = Command::new("iperf3");
+        server
+            .args(["-s", "-1", "-B", &address])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let mut server = to.spawn(&mut server)?;
+        let measured = self.measure(from, &address);
+        // It has ended by itself after a test that went well.
+        let _ended = server.kill();
+        server.wait().context("cannot wait for the server of iperf3")?;
+        measured
+    }
+
+    fn measure(&self, from: &NetNs, address: &str) -> Result<Throughput> {
+        let (seconds, streams) = (self.seconds.to_string(), self.streams.to_string());
+        let mut last = String::new();
+        let (answer, _) = until(LISTEN_LIMIT, "the server of iperf3 listens", || {
+            let mut client = Command::new("iperf3");
+            client.args([
+                "-c",
+                address,
+                "-t",
+                &seconds,
+                "-P",
+                &streams,
+                "-O",
+                "1",
+                "-J",
+                "--connect-timeout",
+                "2000",
+            ]);
+            let limit = Duration::from_secs(u64::from(self.seconds) + 1) + OVERHEAD;
+            match from.run(&mut client, &[], limit) {
+                Ok(output) if output.success() => Some(output.stdout),
+                Ok(output) => {
+                    last = output.stdout;
+                    None
+                }
+                Err(error) => {
+                    last = format!("{error:#}");
+                    None
+                }
+            }
+        })
+        .with_context(|| last.trim().to_owned())?;
+        parse(&answer)
+    }
+}
+
+fn parse(answer: &str) -> Result<Throughput> {
+    let value: Value = serde_json::from_str(answer).context("iperf3 answered no JSON")?;
+    let end = &value["end"];
+    let Some(bits_per_second) = end["sum_received"]["bits_per_second"].as_f64() else {
+        bail!("iperf3 measured nothing: {}", value["error"]);
+    };
+    Ok(Throughput { bits_per_second, retransmits: end["sum_sent"]["retransmits"].as_u64().unwrap_or(0) })
+}

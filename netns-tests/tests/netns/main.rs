@@ -1,0 +1,1 @@
+//! All tests that need root, in one program.
