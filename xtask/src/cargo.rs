@@ -1,0 +1,111 @@
+//! Running cargo: the workspace's root, its target folder, builds, and tests whose results are counted.
+
+use std::env;
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+/// Tests that passed and failed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+}
+
+impl Counts {
+    /// Both together.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+}
+
+/// Root of the workspace.
+pub(crate) fn root() -> PathBuf {
+    let mut root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    root.pop();
+    root
+}
+
+/// Cargo's target folder, wherever the environment or the configuration put it.
+pub(crate) fn target_dir() -> Result<PathBuf> {
+    let metadata = metadata()?;
+    let folder = metadata["target_directory"].as_str().context("`cargo metadata` names no target folder")?;
+    Ok(PathBuf::from(folder))
+}
+
+/// `cargo metadata` of the workspace's own packages.
+pub(crate) fn metadata() -> Result<serde_json::Value> {
+    let mut command = cargo();
+    command.args(["metadata", "--format-version", "1", "--no-deps", "--locked", "--offline"]);
+    let output = command.output().context("cannot run `cargo metadata`")?;
+    if !output.status.success() {
+        bail!("`cargo metadata` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    serde_json::from_slice(&output.stdout).context("`cargo metadata` answered no JSON")
+}
+
+/// Builds what the lab runs, optimised, and answers the folder.
+pub(crate) fn build_programs() -> Result<PathBuf> {
+    run(&["build", "--release", "--locked", "-p", "router", "-p", "weavectl", "-p", "cni-plugin"])?;
+    Ok(target_dir()?.join("release"))
+}
+
+/// Runs cargo with its output shown.
+pub(crate) fn run(args: &[&str]) -> Result<()> {
+    let status =
+        cargo().args(args).status().with_context(|| format!("cannot run `cargo {}`", args.join(" ")))?;
+    if status.success() {
+        return Ok(());
+    }
+    bail!("`cargo {}` failed ({status})", args.join(" "))
+}
+
+/// Runs `cargo test` with its output shown and counts the results; failed tests are no error here.
+pub(crate) fn test(command: &mut Command) -> Result<Counts> {
+    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot run `cargo test`")?;
+    let mut counts = Counts::default();
+    let stdout = child.stdout.take().context("`cargo test` without standard output")?;
+    for line in BufReader::new(stdout).lines() {
+        let line = line.context("cannot read what `cargo test` says")?;
+        let _closed = writeln!(std::io::stdout(), "{line}");
+        counts.add(results_of(&line).unwrap_or_default());
+    }
+    let status = child.wait().context("cannot wait for `cargo test`")?;
+    if !status.success() && counts.failed == 0 {
+        bail!("`cargo test` failed without a failed test ({status})");
+    }
+    Ok(counts)
+}
+
+/// Cargo in the workspace's root.
+pub(crate) fn cargo() -> Command {
+    let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(program);
+    command.current_dir(root());
+    command
+}
+
+/// `test result: ok. 3 passed; 0 failed; …`
+fn results_of(line: &str) -> Option<Counts> {
+    let rest = line.strip_prefix("test result: ")?;
+    let number = |word: &str| {
+        let before = rest.split(&format!(" {word}")).next()?;
+        before.rsplit(' ').next()?.parse().ok()
+    };
+    Some(Counts { passed: number("passed")?, failed: number("failed")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Counts, results_of};
+
+    #[test]
+    fn results_are_read_from_the_summary_line_only() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.1s";
+        assert_eq!(results_of(line), Some(Counts { passed: 12, failed: 3 }));
+        assert_eq!(results_of("test codec::round_trip ... ok"), None);
+    }
+}

@@ -1,0 +1,155 @@
+//! House rules that no lint knows: they are checked over the tracked sources and over the graph of crates.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::cargo;
+
+/// A file that is longer holds more than one noun.
+const MAX_LINES: usize = 1000;
+
+/// Which of our own crates each crate may depend on: dependencies point inwards.
+const MAY_DEPEND_ON: [(&str, &[&str]); 9] = [
+    ("gossip", &[]),
+    ("ipam", &["gossip"]),
+    ("control", &[]),
+    ("router", &["control", "gossip", "ipam"]),
+    ("weavectl", &["control"]),
+    ("cni-plugin", &["control"]),
+    ("benches", &["router"]),
+    ("netns-tests", &[]),
+    ("xtask", &["netns-tests"]),
+];
+
+/// Crates without I/O, and what would bring it in.
+const PURE: [&str; 2] = ["gossip", "ipam"];
+const IMPURE: [&str; 8] = ["tokio", "rustix", "libc", "rand", "getrandom", "rtnetlink", "axum", "hyper"];
+
+/// Checks everything.
+pub(crate) fn run() -> Result<()> {
+    let root = cargo::root();
+    let mut findings = Vec::new();
+    for path in sources(&root)? {
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
+        let name = path.strip_prefix(&root).unwrap_or(&path).display().to_string();
+        findings.extend(check_source(&text).into_iter().map(|finding| format!("{name}: {finding}")));
+    }
+    findings.extend(check_graph(&cargo::metadata()?));
+    if findings.is_empty() {
+        return Ok(());
+    }
+    bail!("{} findings:\n  {}", findings.len(), findings.join("\n  "))
+}
+
+/// What is wrong with one file.
+fn check_source(text: &str) -> Vec<String> {
+    let mut findings = Vec::new();
+    if !text.starts_with("//! ") {
+        findings.push("does not open with `//!`: say what the file is and what it must not know".to_owned());
+    }
+    let lines = text.lines().count();
+    if lines > MAX_LINES {
+        findings.push(format!("too long (got {lines} lines, want at most {MAX_LINES})"));
+    }
+    // Put together here, so that this file does not find itself.
+    let silenced = [concat!("#[", "allow("), concat!("#![", "allow("), concat!("#[", "ignore]")];
+    for (number, line) in text.lines().enumerate() {
+        if silenced.iter().any(|pattern| line.trim_start().starts_with(pattern)) {
+            findings.push(format!(
+                "line {}: silenced without a reason; use `expect(.., reason = \"..\")`",
+                number + 1
+            ));
+        }
+    }
+    findings
+}
+
+/// Edges that must not be.
+fn check_graph(metadata: &Value) -> Vec<String> {
+    let rules: BTreeMap<&str, &[&str]> = MAY_DEPEND_ON.into_iter().collect();
+    let mut findings = Vec::new();
+    for package in metadata["packages"].as_array().into_iter().flatten() {
+        let name = package["name"].as_str().unwrap_or_default();
+        let Some(allowed) = rules.get(name) else {
+            findings.push(format!("the crate `{name}` has no rule about its dependencies"));
+            continue;
+        };
+        for dependency in package["dependencies"].as_array().into_iter().flatten() {
+            let to = dependency["name"].as_str().unwrap_or_default();
+            if rules.contains_key(to) && !allowed.contains(&to) {
+                findings.push(format!("`{name}` must not depend on `{to}`"));
+            }
+            // Tests of a pure crate may do I/O; the crate may not.
+            if PURE.contains(&name) && IMPURE.contains(&to) && dependency["kind"].is_null() {
+                findings.push(format!("`{name}` knows no I/O and must not depend on `{to}`"));
+            }
+        }
+    }
+    findings
+}
+
+/// All Rust files of the workspace.
+fn sources(root: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let entries = fs::read_dir(&folder).with_context(|| format!("cannot list `{}`", folder.display()))?;
+        for entry in entries {
+            let entry = entry.with_context(|| format!("cannot list `{}`", folder.display()))?;
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            let is_folder = entry.file_type().with_context(|| format!("cannot look at `{name}`"))?.is_dir();
+            if is_folder && !name.starts_with('.') && name != "target" {
+                folders.push(path);
+            } else if !is_folder && name.ends_with(".rs") {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{check_graph, check_source};
+
+    #[test]
+    fn file_without_purpose_is_found() {
+        assert_eq!(check_source("//! A file.\nfn f() {}\n"), Vec::<String>::new());
+        assert_eq!(check_source("fn f() {}\n").len(), 1);
+    }
+
+    #[test]
+    fn silenced_lint_is_found_and_expectation_is_not() {
+        let silenced = format!("//! A file.\n#[{}dead_code)]\nfn f() {{}}\n", "allow(");
+        assert_eq!(check_source(&silenced).len(), 1);
+        assert!(
+            check_source("//! A file.\n#[expect(dead_code, reason = \"shown\")]\nfn f() {}\n").is_empty()
+        );
+    }
+
+    #[test]
+    fn long_file_is_found() {
+        assert_eq!(check_source(&format!("//! A file.\n{}", "\n".repeat(1000))).len(), 1);
+    }
+
+    #[test]
+    fn outward_and_impure_edges_are_found() {
+        let graph = |name: &str, to: &str, kind: Option<&str>| {
+            check_graph(&json!({"packages": [{"name": name, "dependencies": [{"name": to, "kind": kind}]}]}))
+                .len()
+        };
+        assert_eq!(graph("ipam", "gossip", None), 0);
+        assert_eq!(graph("gossip", "ipam", None), 1);
+        assert_eq!(graph("control", "router", Some("dev")), 1);
+        assert_eq!(graph("ipam", "tokio", None), 1);
+        assert_eq!(graph("ipam", "tokio", Some("dev")), 0);
+        assert_eq!(graph("newcomer", "serde", None), 1);
+    }
+}
