@@ -1,0 +1,169 @@
+//! Attaching a container: validate everything, then apply, and undo on failure. Detaching, and comparing an attachment with its plan.
+//!
+//! The pair is made from the host with its other end already in the container, under its final name, address and limits: one request
+//! instead of create, move, rename and four changes.
+
+use netlink_packet_route::{
+    RouteNetlinkMessage as Message,
+    link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo},
+};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use std::os::fd::AsRawFd;
+
+use super::{
+    bridge::PortRole,
+    container::{self, Inside},
+    error::{KernelError, Result, Side},
+    links::{self, CREATE_NEW, Link},
+    netns::{NetnsId, OpenNetns},
+    spec::{AttachSpec, Attached, Mismatch, check_port_name},
+    wire::Wire,
+};
+
+/// Runs on a thread of its own, which it leaves in the container's namespace. Also returns the socket to the host, with which the
+/// attachment can still be undone from there.
+pub(super) fn attach(bridge: &str, own: &NetnsId, spec: &AttachSpec) -> Result<(Attached, Wire)> {
+    spec.validate()?;
+    let netns = spec.netns.open(own)?;
+    let mut host = Wire::open(NETLINK_ROUTE)?;
+    let bridge = links::require(&mut host, bridge)?;
+    if bridge.kind != Some(InfoKind::Bridge) {
+        return Err(KernelError::WrongKind {
+            name: bridge.name.clone(),
+            got: bridge.kind_name(),
+            want: "a bridge",
+        });
+    }
+    if links::find(&mut host, &spec.host_ifname)?.is_some() {
+        return Err(taken(&spec.host_ifname, Side::Host));
+    }
+    // From here on this thread lives in the container; the socket above still speaks to the host.
+    netns.enter()?;
+    let mut inside = Inside::open()?;
+    if inside.find(&spec.container_ifname)?.is_some() {
+        return Err(taken(&spec.container_ifname, Side::Container));
+    }
+    create_pair(&mut host, &bridge, &netns, spec)?;
+    match configure(&mut host, &mut inside, spec) {
+        Ok(attached) => Ok((attached, host)),
+        Err(error) => {
+            // One end takes the other with it. Should this fail too, the first error is the one to tell.
+            if let Err(second) = links::delete(&mut host, &spec.host_ifname) {
+                tracing::warn!(interface = spec.host_ifname, error = %second, "could not undo a failed attachment");
+            }
+            Err(error)
+        }
+    }
+}
+
+fn create_pair(host: &mut Wire, bridge: &Link, netns: &OpenNetns, spec: &AttachSpec) -> Result<()> {
+    let mut peer = links::named(&spec.container_ifname);
+    peer.attributes.extend([
+        LinkAttribute::NetNsFd(netns.file().as_raw_fd()),
+        LinkAttribute::Address(spec.mac.to_vec()),
+        LinkAttribute::Mtu(spec.mtu),
+        LinkAttribute::GsoMaxSize(spec.gso_max_size),
+        // Receiving: what the host merges for the container may be as long as what the container may send on.
+        LinkAttribute::GroMaxSize(spec.gso_max_size),
+        LinkAttribute::GsoIpv4MaxSize(spec.gso_max_size),
+        LinkAttribute::GroIpv4MaxSize(spec.gso_max_size),
+    ]);
+    let mut message = links::named(&spec.host_ifname);
+    message.attributes.extend([
+        LinkAttribute::Mtu(spec.mtu),
+        LinkAttribute::Controller(bridge.ifindex),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+        ]),
+    ]);
+    match host.request(Message::NewLink(message), CREATE_NEW) {
+        Ok(_) => Ok(()),
+        // Both names were free a moment ago: somebody was faster.
+        Err(refusal) if refusal.is(rustix::io::Errno::EXIST) => match links::find(host, &spec.host_ifname)? {
+            Some(_) => Err(taken(&spec.host_ifname, Side::Host)),
+            None => Err(taken(&spec.container_ifname, Side::Container)),
+        },
+        Err(refusal) => Err(refusal.during("create veth pair", &spec.host_ifname)),
+    }
+}
+
+fn configure(host: &mut Wire, inside: &mut Inside, spec: &AttachSpec) -> Result<Attached> {
+    let (container_ifindex, warnings) = inside.configure(spec)?;
+    let port = links::require(host, &spec.host_ifname)?;
+    let mut message = links::up(links::about(port.ifindex));
+    message.attributes.extend(PortRole::Container.difference(&port.port));
+    links::change(host, message, &spec.host_ifname)?;
+    let host_mac = port.mac.as_slice().try_into().unwrap_or_default();
+    Ok(Attached { host_mac, host_ifindex: port.ifindex, container_ifindex, warnings })
+}
+
+/// Removes an attachment; `false` when there was none. Only ever a veth end with our prefix.
+pub(super) fn detach(host: &mut Wire, host_ifname: &str) -> Result<bool> {
+    check_port_name(host_ifname)?;
+    match links::find(host, host_ifname)? {
+        None => Ok(false),
+        Some(link) if link.kind == Some(InfoKind::Veth) => links::delete(host, host_ifname),
+        Some(link) => {
+            Err(KernelError::WrongKind { name: link.name.clone(), got: link.kind_name(), want: "a veth" })
+        }
+    }
+}
+
+/// Compares an attachment with its plan (CNI CHECK). Runs on a thread of its own, which it leaves in the container's namespace.
+pub(super) fn check(bridge: &str, own: &NetnsId, spec: &AttachSpec) -> Result<Vec<Mismatch>> {
+    spec.validate()?;
+    let netns = spec.netns.open(own)?;
+    let mut host = Wire::open(NETLINK_ROUTE)?;
+    let mut mismatches = Vec::new();
+    let master = links::find(&mut host, bridge)?;
+    if master.is_none() {
+        mismatches.push(missing(format!("bridge {bridge}")));
+    }
+    match links::find(&mut host, &spec.host_ifname)? {
+        None => mismatches.push(missing(format!("interface {} on the host", spec.host_ifname))),
+        Some(port) => check_port(&port, master.as_ref(), spec, &mut mismatches),
+    }
+    netns.enter()?;
+    container::check(&mut Inside::open()?, spec, &mut mismatches)?;
+    Ok(mismatches)
+}
+
+fn check_port(port: &Link, bridge: Option<&Link>, spec: &AttachSpec, mismatches: &mut Vec<Mismatch>) {
+    let name = &spec.host_ifname;
+    compare(mismatches, format!("kind of {name}"), port.kind_name(), "veth");
+    compare(mismatches, format!("mtu of {name}"), port.mtu, spec.mtu);
+    compare(mismatches, format!("state of {name}"), updown(port.up), updown(true));
+    if let Some(bridge) = bridge {
+        let got = port.master.map_or_else(|| "none".to_owned(), |master| master.to_string());
+        compare(mismatches, format!("bridge (as ifindex) of {name}"), got, bridge.ifindex);
+    }
+    if port.master.is_some() && PortRole::Container.difference(&port.port).is_some() {
+        mismatches.push(Mismatch {
+            what: format!("port flags of {name}"),
+            got: format!("{:?}", port.port),
+            want: "learning, no unicast flooding, no hairpin".to_owned(),
+        });
+    }
+}
+
+/// Notes a difference, if it is one.
+pub(super) fn compare(list: &mut Vec<Mismatch>, what: String, got: impl ToString, want: impl ToString) {
+    let (got, want) = (got.to_string(), want.to_string());
+    if got != want {
+        list.push(Mismatch { what, got, want });
+    }
+}
+
+/// Notes that something is not there.
+pub(super) fn missing(what: String) -> Mismatch {
+    Mismatch { what, got: "nothing".to_owned(), want: "present".to_owned() }
+}
+
+pub(super) fn updown(up: bool) -> &'static str {
+    if up { "up" } else { "down" }
+}
+
+fn taken(name: &str, side: Side) -> KernelError {
+    KernelError::NameTaken { name: name.to_owned(), side }
+}

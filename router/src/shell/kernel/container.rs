@@ -1,0 +1,190 @@
+//! The container's end of an attachment. Everything here runs on a thread that has entered the container's namespace.
+
+use ipnet::IpNet;
+use netlink_packet_route::RouteNetlinkMessage as Message;
+use netlink_sys::protocols::NETLINK_ROUTE;
+use rustix::io::Errno;
+
+use super::{
+    attach::{compare, missing, updown},
+    error::Result,
+    links::{self, CREATE_NEW, Link},
+    spec::{AttachSpec, Mismatch, show_mac},
+    sysctl::{self, Warning},
+    wire::{Answer, Reply, Request, Wire},
+};
+
+/// Name of the loopback device in every namespace.
+const LOOPBACK: &str = "lo";
+
+/// A socket in the container's namespace.
+pub(super) struct Inside {
+    wire: Wire,
+}
+
+/// One step of the configuration, with the words for the case that it fails.
+struct Step {
+    message: Message,
+    flags: u16,
+    operation: &'static str,
+    object: String,
+    family: Family,
+}
+
+/// Steps of IPv6 may fail where a kernel or a container has none; the container then lives with IPv4 alone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    Any,
+    V6,
+}
+
+impl Inside {
+    /// Opens it in the namespace of the calling thread.
+    pub(super) fn open() -> Result<Self> {
+        Ok(Self { wire: Wire::open(NETLINK_ROUTE)? })
+    }
+
+    pub(super) fn find(&mut self, name: &str) -> Result<Option<Link>> {
+        links::find(&mut self.wire, name)
+    }
+
+    /// Brings the interface up with its addresses and routes: sysctls, one lookup, and one system call for all the rest.
+    pub(super) fn configure(&mut self, spec: &AttachSpec) -> Result<(u32, Vec<Warning>)> {
+        let link = links::require(&mut self.wire, &spec.container_ifname)?;
+        let mut warnings = interface_settings(&spec.container_ifname);
+        let v6 = sysctl::ipv6_present();
+        let steps: Vec<Step> =
+            steps(link.ifindex, spec).into_iter().filter(|step| v6 || step.family == Family::Any).collect();
+        if !v6 {
+            warnings.push(Warning("no IPv6 in this namespace: the container gets IPv4 only".to_owned()));
+        }
+        let (words, requests): (Vec<_>, Vec<_>) = steps
+            .into_iter()
+            .map(|step| {
+                let Step { message, flags, operation, object, family } = step;
+                ((operation, object, family), Request { message, flags, reply: Reply::Acknowledged })
+            })
+            .unzip();
+        let answers: Vec<Answer<Message>> = self.wire.exchange(requests);
+        for ((operation, object, family), answer) in words.into_iter().zip(answers) {
+            match answer {
+                Ok(_) => {}
+                Err(refusal) if family == Family::V6 && switched_off(&refusal.errno) => {
+                    warnings.push(Warning(format!("cannot {operation} `{object}`: IPv6 is switched off")));
+                }
+                Err(refusal) => return Err(refusal.during(operation, object)),
+            }
+        }
+        Ok((link.ifindex, warnings))
+    }
+}
+
+/// Errors with which the kernel refuses IPv6 where `disable_ipv6` could not be cleared.
+fn switched_off(errno: &std::io::Error) -> bool {
+    let off = [Errno::ACCESS, Errno::OPNOTSUPP, Errno::AFNOSUPPORT, Errno::NODEV];
+    errno.raw_os_error().is_some_and(|raw| off.iter().any(|errno| errno.raw_os_error() == raw))
+}
+
+/// Settings that must be in place before the interface is up.
+fn interface_settings(name: &str) -> Vec<Warning> {
+    let mut settings = vec![
+        // Announce the address when the link comes up, so that caches that remember an earlier owner learn at once.
+        (format!("ipv4/conf/{name}/arp_notify"), "1"),
+        // Speak only for addresses of this interface: a container with two networks must not answer on one for the other.
+        (format!("ipv4/conf/{name}/arp_ignore"), "1"),
+        (format!("ipv4/conf/{name}/arp_announce"), "2"),
+    ];
+    if sysctl::ipv6_present() {
+        settings.extend([
+            // Docker switches IPv6 off in its containers by default.
+            (format!("ipv6/conf/{name}/disable_ipv6"), "0"),
+            // A container must not become its neighbours' router (CVE-2020-13401 and its like).
+            (format!("ipv6/conf/{name}/accept_ra"), "0"),
+            (format!("ipv6/conf/{name}/autoconf"), "0"),
+            // The link-local address is derived from an address that has one owner: nothing to detect, and a second saved.
+            (format!("ipv6/conf/{name}/accept_dad"), "0"),
+        ]);
+    }
+    sysctl::ensure_all(&settings).1
+}
+
+fn steps(ifindex: u32, spec: &AttachSpec) -> Vec<Step> {
+    let name = spec.container_ifname.clone();
+    let mut steps = vec![
+        Step {
+            message: Message::NewLink(links::up(links::named(LOOPBACK))),
+            flags: 0,
+            operation: "set up device",
+            object: LOOPBACK.to_owned(),
+            family: Family::Any,
+        },
+        Step {
+            message: Message::NewLink(links::up(links::about(ifindex))),
+            flags: 0,
+            operation: "set up device",
+            object: name,
+            family: Family::Any,
+        },
+    ];
+    for net in [IpNet::V4(spec.v4), IpNet::V6(spec.v6)] {
+        steps.push(Step {
+            message: Message::NewAddress(links::new_address(ifindex, net)),
+            flags: CREATE_NEW,
+            operation: "add address",
+            object: net.to_string(),
+            family: family(net),
+        });
+    }
+    for (destination, gateway) in &spec.routes {
+        let via = gateway.map_or_else(String::new, |gateway| format!(" via {gateway}"));
+        steps.push(Step {
+            message: Message::NewRoute(links::new_route(ifindex, *destination, *gateway)),
+            flags: CREATE_NEW,
+            operation: "add route",
+            object: format!("{destination}{via}"),
+            family: family(*destination),
+        });
+    }
+    steps
+}
+
+fn family(net: IpNet) -> Family {
+    match net {
+        IpNet::V4(_) => Family::Any,
+        IpNet::V6(_) => Family::V6,
+    }
+}
+
+/// Compares the container's end with the plan.
+pub(super) fn check(inside: &mut Inside, spec: &AttachSpec, mismatches: &mut Vec<Mismatch>) -> Result<()> {
+    let name = &spec.container_ifname;
+    let Some(link) = inside.find(name)? else {
+        mismatches.push(missing(format!("interface {name} in the container")));
+        return Ok(());
+    };
+    compare(mismatches, format!("kind of {name} in the container"), link.kind_name(), "veth");
+    compare(mismatches, format!("mac of {name} in the container"), show_mac(&link.mac), show_mac(&spec.mac));
+    compare(mismatches, format!("mtu of {name} in the container"), link.mtu, spec.mtu);
+    compare(mismatches, format!("state of {name} in the container"), updown(link.up), updown(true));
+    let v6 = sysctl::ipv6_present();
+    let expected = |net: &IpNet| v6 || matches!(net, IpNet::V4(_));
+    let addresses = links::addresses(&mut inside.wire)?;
+    for want in [IpNet::V4(spec.v4), IpNet::V6(spec.v6)].iter().filter(|net| expected(net)) {
+        if !addresses.iter().any(|address| address.ifindex == link.ifindex && address.net == *want) {
+            mismatches.push(missing(format!("address {want} on {name} in the container")));
+        }
+    }
+    let routes = links::routes(&mut inside.wire)?;
+    for (destination, gateway) in spec.routes.iter().filter(|(destination, _)| expected(destination)) {
+        let there = routes.iter().any(|route| {
+            route.ifindex == Some(link.ifindex)
+                && route.destination == destination.trunc()
+                && route.gateway == *gateway
+        });
+        if !there {
+            let via = gateway.map_or_else(String::new, |gateway| format!(" via {gateway}"));
+            mismatches.push(missing(format!("route {destination}{via} in the container")));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! Our own nftables table, `inet weave`: what may pass between the fabric and the host's other networks, and masquerading.
+//!
+//! | host is | fabric to host | fabric to outside | outside to fabric |
+//! |---|---|---|---|
+//! | hidden | dropped | dropped | dropped |
+//! | exposed | accepted | accepted, masqueraded | answers and published ports accepted, the rest dropped |
+//!
+//! Frames between two ports of the bridge are accepted always; with bridge netfilter they come by here too. Dropping from outside keeps
+//! the promise that containers are reached over sealed paths only: an exposed host forwards, and any machine beside it could otherwise
+//! route into the range in clear. The table is replaced as a whole in one transaction, so there is no moment without it.
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use netlink_packet_netfilter::{NetfilterProtoFamily as Proto, nftables::InetHookNumber};
+use rustix::io::Errno;
+
+use super::{
+    error::Result,
+    nft::{self, Chain, End, Is, Place, Rule, Tracked, Way},
+    spec::Outcome,
+    wire::Wire,
+};
+
+/// Name of our table, in the family `inet`.
+pub const TABLE: &str = "weave";
+
+/// Chain for what the fabric sends to the host itself.
+const INPUT: Chain = Chain { name: "input", kind: "filter", hook: InetHookNumber::LocalIn, priority: 0 };
+/// Chain for what passes through the host.
+const FORWARD: Chain = Chain { name: "forward", kind: "filter", hook: InetHookNumber::Forward, priority: 0 };
+/// Chain for masquerading, at the usual place for source translation (`NF_IP_PRI_NAT_SRC`).
+const POSTROUTING: Chain =
+    Chain { name: "postrouting", kind: "nat", hook: InetHookNumber::PostRouting, priority: 100 };
+
+/// What the table should say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FirewallSpec {
+    /// Name of the bridge.
+    pub bridge: String,
+    /// Ranges of the fabric, when the host is exposed: containers then reach outside, masqueraded. `None` while it is hidden.
+    pub masquerade: Option<(Ipv4Net, Ipv6Net)>,
+}
+
+/// Makes the table what it should be, in one transaction.
+pub(super) fn ensure(wire: &mut Wire, spec: &FirewallSpec) -> Result<Outcome> {
+    let (chains, rules) = wanted(spec);
+    let present = nft::chains(wire, Proto::Inet, TABLE)?;
+    let outcome = if present.is_some() { Outcome::Adjusted } else { Outcome::Created };
+    if present.is_some_and(|names| same_chains(&names, &chains)) && same_rules(wire, &rules)? {
+        return Ok(Outcome::AsWanted);
+    }
+    // Adding first makes the deletion valid whether the table is there or not.
+    let mut steps = vec![nft::add_table(Proto::Inet, TABLE), nft::delete_table(Proto::Inet, TABLE)];
+    steps.push(nft::add_table(Proto::Inet, TABLE));
+    steps.extend(chains.iter().map(|chain| nft::add_chain(Proto::Inet, TABLE, chain)));
+    steps.extend(rules.iter().map(|rule| nft::add_rule(Proto::Inet, TABLE, rule, Place::Last)));
+    nft::commit(wire, steps, None).map_err(|refusal| refusal.during("write nftables table", TABLE))?;
+    Ok(outcome)
+}
+
+/// Removes the table.
+pub(super) fn remove(wire: &mut Wire) -> Result<Outcome> {
+    match nft::commit(wire, vec![nft::delete_table(Proto::Inet, TABLE)], None) {
+        Ok(()) => Ok(Outcome::Adjusted),
+        Err(refusal) if refusal.is(Errno::NOENT) => Ok(Outcome::AsWanted),
+        Err(refusal) => Err(refusal.during("delete nftables table", TABLE)),
+    }
+}
+
+fn same_chains(names: &[String], chains: &[Chain]) -> bool {
+    let mut wanted: Vec<&str> = chains.iter().map(|chain| chain.name).collect();
+    let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+    wanted.sort_unstable();
+    names.sort_unstable();
+    wanted == names
+}
+
+/// Comments carry all that a rule depends on, so comparing them and the number of expressions finds every honest change.
+fn same_rules(wire: &mut Wire, rules: &[Rule]) -> Result<bool> {
+    let found = nft::rules(wire, Proto::Inet, TABLE, None)?;
+    let of = |chain: &Chain| {
+        let found = found.iter().filter(|rule| rule.chain == chain.name);
+        let wanted = rules.iter().filter(|rule| rule.chain == chain.name);
+        found
+            .map(|rule| (rule.comment.as_deref(), rule.expressions))
+            .eq(wanted.map(|rule| (Some(rule.comment.as_str()), rule.expressions.len())))
+    };
+    Ok(of(&INPUT) && of(&FORWARD) && of(&POSTROUTING))
+}
+
+fn wanted(spec: &FirewallSpec) -> (Vec<Chain>, Vec<Rule>) {
+    let bridge = &spec.bridge;
+    let rule = |chain: &Chain, comment: String, parts: Vec<Vec<nft::Expression>>| Rule {
+        chain: chain.name,
+        comment,
+        expressions: parts.concat(),
+    };
+    let from = || nft::interface(Way::In, Is::Equal, bridge);
+    let to = || nft::interface(Way::Out, Is::Equal, bridge);
+    let refuse = || vec![nft::counter(), nft::drop()];
+    let accept = || vec![nft::accept()];
+    let mut rules = vec![rule(&FORWARD, format!("within {bridge}"), vec![from(), to(), accept()])];
+    let Some((v4, v6)) = &spec.masquerade else {
+        rules.extend([
+            rule(&FORWARD, format!("hidden host: nothing leaves {bridge}"), vec![from(), refuse()]),
+            rule(&FORWARD, format!("hidden host: nothing enters {bridge}"), vec![to(), refuse()]),
+            rule(&INPUT, format!("hidden host: not reached from {bridge}"), vec![from(), refuse()]),
+        ]);
+        return (vec![INPUT, FORWARD], rules);
+    };
+    rules.extend([
+        rule(&FORWARD, format!("containers of {bridge} reach outside"), vec![from(), accept()]),
+        rule(&FORWARD, format!("answers to {bridge}"), vec![to(), nft::tracked(Tracked::Answer), accept()]),
+        rule(
+            &FORWARD,
+            format!("published ports on {bridge}"),
+            vec![to(), nft::tracked(Tracked::Published), accept()],
+        ),
+        rule(&FORWARD, format!("nothing else enters {bridge} in clear"), vec![to(), refuse()]),
+    ]);
+    for range in [IpNet::V4(*v4), IpNet::V6(*v6)].map(|range| range.trunc()) {
+        rules.push(rule(
+            &POSTROUTING,
+            format!("masquerade {range} leaving {bridge}"),
+            vec![
+                nft::address(End::Source, Is::Equal, range),
+                nft::address(End::Destination, Is::Different, range),
+                nft::interface(Way::Out, Is::Different, bridge),
+                vec![nft::masquerade()],
+            ],
+        ));
+    }
+    (vec![FORWARD, POSTROUTING], rules)
+}
