@@ -120,6 +120,7 @@ impl Container {
             "name": "lab",
             "type": "weave-cni",
             "socket": self.host.socket().to_string_lossy(),
+            "stateDir": self.host.state_dir().to_string_lossy(),
         })
     }
 

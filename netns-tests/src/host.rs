@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::command::Output;
+use crate::command::{Output, run_ok};
 use crate::container::Container;
 use crate::netns::NetNs;
 use crate::programs::Programs;
@@ -321,6 +321,18 @@ impl Host {
         let path = self.inner.dir.join(name);
         fs::write(&path, text).with_context(|| format!("cannot write `{}`", path.display()))?;
         Ok(path)
+    }
+
+    /// Puts the state folder on a file system of this size, such as `256k`, that is empty. [`Lab`](crate::Lab) unmounts it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn small_state_disk(&self, size: &str) -> Result<()> {
+        let dir = self.state_dir();
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make `{}`", dir.display()))?;
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size},mode=0700"), "weave-lab"]).arg(&dir);
+        run_ok(&mut mount, CTL_LIMIT).map(drop)
     }
 
     /// The folder of this host's files.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process;
+use std::process::{self, Command};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::command::run_ok;
 use crate::host::Host;
 use crate::netns::{self, NetNs};
 use crate::programs::{Programs, require_root, require_tools};
@@ -26,6 +27,9 @@ const KEEP: &str = "keep";
 
 /// A fabric of a few hosts on two cores is complete much sooner.
 const FORM_LIMIT: Duration = Duration::from_secs(30);
+
+/// Unmounting lazily does not wait for anybody.
+const UMOUNT_LIMIT: Duration = Duration::from_secs(10);
 
 /// What is done once a process, before its first lab.
 static PREPARED: Once = Once::new();
@@ -235,7 +239,7 @@ impl Lab {
         let name = thread::current().name().unwrap_or("unnamed").replace("::", "-");
         let to = runs_folder().join("failed").join(name);
         let saved = fs::create_dir_all(&to).and_then(|()| {
-            self.hosts.iter().try_for_each(|host| {
+            self.hosts.iter().filter(|host| host.log().exists()).try_for_each(|host| {
                 fs::copy(host.log(), to.join(format!("{}.log", host.nickname()))).map(drop)
             })
         });
@@ -292,6 +296,9 @@ fn remove_run(run: &str) -> Result<()> {
         errors.extend(NetNs::remove(name).err());
     }
     let dir = runs_folder().join(run);
+    for mount in mounts_below(&dir) {
+        errors.extend(run_ok(Command::new("umount").arg("--lazy").arg(mount), UMOUNT_LIMIT).err());
+    }
     if dir.exists() {
         errors.extend(
             fs::remove_dir_all(&dir).with_context(|| format!("cannot remove `{}`", dir.display())).err(),
@@ -336,6 +343,13 @@ fn runs_folder() -> PathBuf {
 fn names_in(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// Mount points of this process inside a folder; their names hold no characters that the kernel would escape.
+fn mounts_below(dir: &Path) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from);
+    points.filter(|point| point.starts_with(dir)).collect()
 }
 
 fn alive(host: &Host) -> Option<u64> {

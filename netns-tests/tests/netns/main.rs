@@ -1,1 +1,17 @@
-//! All tests that need root, in one program.
+//! All tests that need root, in one program: the fabric seen from outside.
+//!
+//! Run by `cargo xtask netns`, which builds the programs first. Every test has hosts of its own and fails, rather than skips,
+//! where it cannot run.
+
+mod attach;
+mod capture;
+mod cni;
+mod crash;
+mod fabric;
+mod firewall;
+mod frames;
+mod lab_itself;
+mod restart;
+mod state;
+mod support;
+mod udp;

@@ -18,6 +18,9 @@ const DOCUMENT: usize = 4 << 20;
 /// Stands in the document again and again; whoever sees it on the wire reads along.
 const SECRET: &[u8] = b"THE-TREASURE-IS-UNDER-THE-OLD-OAK";
 
+/// Said unsealed on purpose.
+const LOUD: &[u8] = b"THIS-IS-SAID-ALOUD-SO-THAT-THE-EAR-IS-PROVED";
+
 /// How long a restarted router may take until its containers are reached again.
 const RECOVERY: Duration = Duration::from_secs(15);
 
@@ -134,7 +137,7 @@ fn transfer(lab: &Lab, containers: &[Container], story: &mut Story<'_>) {
         let start = Instant::now();
         let body = served.fetch(client.ns())?;
         let elapsed = start.elapsed();
-        shout(lab, SECRET)?;
+        shout(lab)?;
         let captured = capture.stop()?;
         Ok::<_, anyhow::Error>((body, elapsed, captured))
     })();
@@ -145,13 +148,12 @@ fn transfer(lab: &Lab, containers: &[Container], story: &mut Story<'_>) {
                 false => bail!("other bytes arrived"),
             });
             story.claim("the wire carried it, and showed nothing of it", || {
-                // Both ports show the one unsealed datagram that was sent on purpose: so the ear works.
-                let (control, found) = (2, captured.count(SECRET));
-                if captured.bytes.len() < document.len() || found < control {
-                    bail!("the capture is incomplete: {} bytes, {found} marks", captured.bytes.len());
+                if captured.bytes.len() < document.len() || captured.count(LOUD) == 0 {
+                    bail!("the capture is incomplete: {} bytes", captured.bytes.len());
                 }
-                if found > control {
-                    bail!("the plaintext was seen {} times", found - control);
+                match captured.count(SECRET) {
+                    0 => {}
+                    found => bail!("the plaintext was seen {found} times"),
                 }
                 Ok(format!("{} frames, {} KiB searched", captured.frames, captured.bytes.len() >> 10))
             });
@@ -170,11 +172,11 @@ fn document() -> Vec<u8> {
     bytes
 }
 
-/// Sends the bytes unsealed from host to host, so that the capture has something to find.
-fn shout(lab: &Lab, bytes: &[u8]) -> Result<()> {
+/// Sends a mark unsealed from host to host, so that the capture has something to find.
+fn shout(lab: &Lab) -> Result<()> {
     let target = SocketAddr::new(IpAddr::V4(lab.host(2).address()), 9);
     let socket = lab.host(1).ns().enter(|| UdpSocket::bind("0.0.0.0:0"))?.context("cannot bind")?;
-    socket.send_to(bytes, target).map(drop).context("cannot send")
+    socket.send_to(LOUD, target).map(drop).context("cannot send")
 }
 
 fn throughput(containers: &[Container], story: &mut Story<'_>) {
