@@ -1,0 +1,387 @@
+//! The command line: every command, option and help text.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap_complete::Shell;
+use ipnet::Ipv4Net;
+
+use crate::daemon;
+
+const AFTER_HELP: &str = "\
+Examples:
+  host-a# weavectl up                      create a fabric; prints the line for the next host
+  host-b# weavectl join weave1.…           paste it there
+  host-b# weavectl attach --pid 4711       give a container an address on the fabric
+  host-a# weavectl status                  what works, what does not, and the command that fixes it";
+
+const AFTER_LONG_HELP: &str = "\
+Examples:
+  host-a# weavectl up                      create a fabric; prints the line for the next host
+  host-b# weavectl join weave1.…           paste it there
+  host-b# weavectl attach --pid 4711       give a container an address on the fabric
+  host-a# weavectl status                  what works, what does not, and the command that fixes it
+
+Data goes to standard output, progress and errors to standard error. Colour is used on a terminal only and never needed; \
+NO_COLOR turns it off. With --json, data and errors are JSON.
+
+Exit codes:
+   0  done
+   1  failed, see the message
+   2  the command line makes no sense
+   3  weaved is not running
+   4  no permission
+   5  no answer in time
+   6  this router belongs to no fabric
+   7  no such peer, address, container or namespace
+   8  exists already, or belongs to somebody else
+   9  no free address, or whoever is needed cannot be reached; may succeed later
+  10  join: joined, but no connection yet
+  11  status: NOT OK
+  12  weaved could not be started
+  13  ping: no answer";
+
+/// Manage and explain the Weave fabric on this host
+///
+/// A fabric is one encrypted network for the containers of many hosts. A router, `weaved`, runs on every host; this command starts
+/// it, tells it what to do, and shows what it does.
+#[derive(Debug, Parser)]
+#[command(name = "weavectl", version, propagate_version = false, max_term_width = 100)]
+#[command(after_help = AFTER_HELP, after_long_help = AFTER_LONG_HELP, subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Args {
+    /// Socket of the router
+    ///
+    /// Several routers can run on one machine in network namespaces of their own; each has its socket.
+    #[arg(long, global = true, value_name = "PATH", env = "WEAVE_SOCKET", hide_env_values = true)]
+    #[arg(default_value = control::api::DEFAULT_SOCKET)]
+    #[arg(help_heading = "Global options")]
+    pub(crate) socket: PathBuf,
+
+    /// Write data and errors as JSON
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) json: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Create a fabric on this host, and print the line that lets the next host join
+    ///
+    /// Starts `weaved` if it is not running: the unit `weaved.service` where systemd runs and has it, otherwise a process of its own
+    /// that outlives the terminal and writes its log into the state directory. `weaved` is looked for beside `weavectl`, then in PATH.
+    ///
+    /// Running it again changes nothing and prints the same line. The line contains the secret of the fabric unless there is a
+    /// password; whoever has it can join.
+    #[command(after_help = "\
+Examples:
+  weavectl up
+  weavectl up --ipalloc-range 10.40.0.0/16
+  weavectl up --password-file /root/fabric-password --listen 192.0.2.10:6783")]
+    Up(UpArgs),
+
+    /// Enter the fabric that the token names
+    ///
+    /// Starts `weaved` if it is not running, as `up` does, then waits up to 5 seconds for the first connection and says whether it was
+    /// reached. The router stays joined either way and goes on trying; exit code 10 says that there is no connection yet.
+    #[command(after_help = "\
+Examples:
+  weavectl join weave1.mfrggzdfmztwq2lk…
+  ssh host-a weavectl token | weavectl join -")]
+    Join(JoinArgs),
+
+    /// Print the token that lets another host join through this one
+    ///
+    /// The token holds the id of the fabric, addresses of this host and, unless the fabric has a password, its secret.
+    #[command(after_help = "\
+Example:
+  ssh host-b weavectl join \"$(weavectl token)\"")]
+    Token,
+
+    /// Dial more addresses, and keep dialling them
+    ///
+    /// Peers of a fabric find each other; an address is only needed for the first one, or across a network split by hand.
+    #[command(after_help = "\
+Example:
+  weavectl connect 192.0.2.11 host-c.example.com:6783")]
+    Connect(TargetsArgs),
+
+    /// Stop dialling addresses
+    ///
+    /// Connections that exist stay while they are used for other reasons.
+    #[command(after_help = "\
+Example:
+  weavectl forget 192.0.2.11")]
+    Forget(TargetsArgs),
+
+    /// Show whether the fabric works here, and the command that fixes what does not
+    ///
+    /// Without a topic: the router, its connections, peers and addresses in short, then a verdict. `OK:` or `NOT OK:` is always the
+    /// beginning of a line; NOT OK gives exit code 11 and a command for each problem.
+    #[command(after_help = "\
+Examples:
+  weavectl status
+  weavectl status connections
+  weavectl status ipam --json")]
+    Status {
+        /// What to show in detail
+        #[command(subcommand)]
+        topic: Option<Topic>,
+    },
+
+    /// Give a container an interface and an address on the fabric
+    ///
+    /// The container is named by its network namespace or by a process in it. Attaching the same again shows what is there. Containers
+    /// of Kubernetes and other users of CNI are attached by `weave-cni` and need no such command.
+    #[command(after_help = "\
+Examples:
+  weavectl attach --netns /run/netns/blue
+  weavectl attach --pid $(docker inspect -f '{{.State.Pid}}' web) --name web
+  weavectl attach --netns /run/netns/blue --ip 10.32.0.50")]
+    Attach(AttachArgs),
+
+    /// Take a container off the fabric
+    ///
+    /// Its address rests for 30 seconds and is then free. Success when it is not attached.
+    #[command(after_help = "\
+Examples:
+  weavectl detach --netns /run/netns/blue
+  weavectl detach --id netns-4026532567")]
+    Detach(DetachArgs),
+
+    /// List the containers that are attached on this host
+    #[command(after_help = "\
+Example:
+  weavectl ps --json")]
+    Ps,
+
+    /// Give the host itself an address on the fabric
+    ///
+    /// The host can then reach containers and be reached by them, and containers reach the outside through it by masquerade.
+    #[command(after_help = "\
+Example:
+  weavectl expose")]
+    Expose,
+
+    /// Take the host's own address on the fabric back
+    #[command(after_help = "\
+Example:
+  weavectl hide")]
+    Hide,
+
+    /// Take over the addresses of a peer that will not come back
+    ///
+    /// Do it on one host, once, and only when the peer is gone for good. If it comes back after all it finds out, gives up those
+    /// addresses and says so. A second run changes nothing.
+    #[command(after_help = "\
+Example:
+  weavectl rmpeer host-c")]
+    Rmpeer {
+        /// Nickname, id, or the beginning of an id that no other peer has
+        peer: String,
+    },
+
+    /// Leave the fabric and forget everything
+    ///
+    /// Hands the addresses to another peer, detaches the containers of this host, and removes bridge, rules and state. `weaved` goes on
+    /// running without a fabric.
+    #[command(after_help = "\
+Examples:
+  weavectl reset
+  weavectl reset --force")]
+    Reset {
+        /// Go on although containers are attached, or no peer can take the addresses
+        #[arg(long)]
+        force: bool,
+    },
+
+    /// Print everything that the router knows, as JSON and without secrets
+    ///
+    /// For programs, and to attach to a question.
+    #[command(after_help = "\
+Example:
+  weavectl report > report.json")]
+    Report,
+
+    /// Measure the way to a peer, or to the peer that has a container's address
+    ///
+    /// Goes from router to router inside the session that containers' frames take, and names the path.
+    #[command(after_help = "\
+Examples:
+  weavectl ping host-b
+  weavectl ping 10.40.0.7 -c 1")]
+    Ping {
+        /// Nickname or id of a peer, or the address of a container
+        #[arg(value_name = "PEER|ADDR")]
+        target: String,
+
+        /// How many times, one second apart
+        #[arg(short = 'c', long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        count: u32,
+    },
+
+    /// Print a completion script for a shell
+    #[command(after_help = "\
+Example:
+  weavectl completions bash > /etc/bash_completion.d/weavectl")]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+
+    /// Print the versions of weavectl and weaved
+    #[command(after_help = "\
+Example:
+  weavectl version")]
+    Version,
+
+    /// Leave the terminal's session and become another program
+    #[command(name = daemon::DETACHED, hide = true)]
+    Detached {
+        /// Program and arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<std::ffi::OsString>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum Topic {
+    /// Show sessions, tries to get one, and who was refused
+    #[command(after_help = "\
+Example:
+  weavectl status connections")]
+    Connections,
+    /// Show the members of the fabric
+    #[command(after_help = "\
+Example:
+  weavectl status peers")]
+    Peers,
+    /// Show who owns which addresses, and which are in use here
+    #[command(after_help = "\
+Example:
+  weavectl status ipam")]
+    Ipam,
+    /// Show the addresses that this router was told to dial
+    #[command(after_help = "\
+Example:
+  weavectl status targets")]
+    Targets,
+}
+
+/// What `weaved` is started with; without effect while it is running.
+#[derive(Debug, Clone, Default, PartialEq, Eq, ClapArgs)]
+#[command(next_help_heading = "When weaved has to be started")]
+pub(crate) struct DaemonArgs {
+    /// UDP address and port for other routers [default: [::]:6783]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Name of this router for people [default: the hostname]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) nickname: Option<String>,
+    /// Where it keeps its state and log [default: /var/lib/weave]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Name of the bridge that containers hang on [default: weave0]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) bridge: Option<String>,
+    /// MTU of containers [default: the largest that fits the wire]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1280..=65535))]
+    pub(crate) mtu: Option<u32>,
+    /// Serve Prometheus metrics on this address
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) metrics: Option<SocketAddr>,
+    /// How much to log: error, warn, info, debug, trace, or a filter
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) log: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct UpArgs {
+    /// IPv4 addresses of the fabric [default: 10.32.0.0/12]
+    ///
+    /// Must not overlap with anything that the hosts or the containers reach otherwise. IPv6 addresses follow by themselves.
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) ipalloc_range: Option<Ipv4Net>,
+    /// File with a password for the fabric
+    ///
+    /// The secret is then derived from the password instead of being random, and the token does not contain it: joining takes both.
+    /// `-` reads standard input. The last newline does not count.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) daemon: DaemonArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct JoinArgs {
+    /// What `weavectl up` or `weavectl token` printed on a member, or `-` to read it from standard input
+    pub(crate) token: String,
+    /// File with the password of the fabric, if it has one; `-` reads standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) daemon: DaemonArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TargetsArgs {
+    /// `host`, `host:port`, `ip`, `ip:port` or `[ip6]:port`; the port is 6783 unless given
+    #[arg(required = true, value_name = "ADDR")]
+    pub(crate) addresses: Vec<String>,
+}
+
+/// A container, by one of its network namespaces' names.
+#[derive(Debug, ClapArgs)]
+#[group(required = true, multiple = false)]
+pub(crate) struct NetnsArgs {
+    /// Network namespace of the container
+    #[arg(long, value_name = "PATH")]
+    pub(crate) netns: Option<PathBuf>,
+    /// A process in the container
+    #[arg(long, value_name = "PID")]
+    pub(crate) pid: Option<u32>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct AttachArgs {
+    #[command(flatten)]
+    pub(crate) netns: NetnsArgs,
+    /// A wanted address, or a subnet of the range to take one from
+    #[arg(long, value_name = "ADDR|CIDR")]
+    pub(crate) ip: Option<String>,
+    /// Name of the interface in the container
+    #[arg(long, value_name = "NAME", default_value = "ethwe")]
+    pub(crate) ifname: String,
+    /// A name for people
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Id of the container [default: derived from the namespace]
+    #[arg(long, value_name = "ID")]
+    pub(crate) id: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DetachArgs {
+    #[command(flatten)]
+    pub(crate) container: ContainerArgs,
+    /// Only this interface [default: all of the container's]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) ifname: Option<String>,
+}
+
+/// A container, also one whose namespace is gone.
+#[derive(Debug, ClapArgs)]
+#[group(required = true, multiple = false)]
+pub(crate) struct ContainerArgs {
+    /// Network namespace of the container
+    #[arg(long, value_name = "PATH")]
+    pub(crate) netns: Option<PathBuf>,
+    /// A process in the container
+    #[arg(long, value_name = "PID")]
+    pub(crate) pid: Option<u32>,
+    /// Id of the container, as `weavectl ps --json` shows it
+    #[arg(long, value_name = "ID")]
+    pub(crate) id: Option<String>,
+}

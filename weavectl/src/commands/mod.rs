@@ -1,0 +1,177 @@
+//! What each command does: ask `weaved`, hand the answer to the renderer, choose the exit code.
+
+mod attach;
+mod fabric;
+mod ping;
+
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+use control::Client;
+use control::api::{ResetRequest, RmpeerRequest, TargetsRequest};
+use serde_json::json;
+
+use crate::args::{Args, Command, TargetsArgs, Topic};
+use crate::daemon;
+use crate::failure::{CONFLICT, Failure, NOT_OK};
+use crate::render::status::Verdict;
+use crate::render::units::plural;
+use crate::render::{attachments, connections, ipam, peers, status, targets};
+use crate::ui::Ui;
+
+/// Run a command.
+pub(crate) fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
+    let client = Client::new(args.socket).map_err(|error| Failure::of_call("start", &error))?;
+    match args.command {
+        Command::Up(args) => fabric::up(&client, &args, ui)?,
+        Command::Join(args) => return fabric::join(&client, &args, ui),
+        Command::Token => fabric::token(&client, ui)?,
+        Command::Connect(args) => connect(&client, args, ui)?,
+        Command::Forget(args) => forget(&client, args, ui)?,
+        Command::Status { topic: None } => return overview(&client, ui),
+        Command::Status { topic: Some(topic) } => detail(&client, topic, ui)?,
+        Command::Attach(args) => attach::attach(&client, args, ui)?,
+        Command::Detach(args) => attach::detach(&client, args, ui)?,
+        Command::Ps => {
+            let list = client.attachments().map_err(|error| Failure::of_call("list containers", &error))?;
+            ui.data(&list, |list, paint| attachments::ps(list, paint))?;
+        }
+        Command::Expose => expose(&client, ui)?,
+        Command::Hide => hide(&client, ui)?,
+        Command::Rmpeer { peer } => rmpeer(&client, peer, ui)?,
+        Command::Reset { force } => reset(&client, ResetRequest { force }, ui)?,
+        Command::Report => {
+            let report = client.report().map_err(|error| Failure::of_call("get a report", &error))?;
+            ui.json(&report)?;
+        }
+        Command::Ping { target, count } => return ping::ping(&client, &target, count, ui),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "weavectl", &mut script);
+            ui.raw(&script)?;
+        }
+        Command::Version => version(&client, ui)?,
+        Command::Detached { command } => return Err(daemon::exec_detached(&command)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn overview(client: &Client, ui: &mut Ui) -> Result<ExitCode, Failure> {
+    let answer = client.status().map_err(|error| Failure::of_call("get the status of `weaved`", &error))?;
+    ui.data(&answer, status::status)?;
+    Ok(match status::verdict(&answer) {
+        Verdict::Ok => ExitCode::SUCCESS,
+        Verdict::NotOk => ExitCode::from(NOT_OK),
+    })
+}
+
+fn detail(client: &Client, topic: Topic, ui: &mut Ui) -> Result<(), Failure> {
+    match topic {
+        Topic::Connections => {
+            let answer =
+                client.connections().map_err(|error| Failure::of_call("list connections", &error))?;
+            ui.data(&answer, connections::connections)
+        }
+        Topic::Peers => {
+            let answer = client.peers().map_err(|error| Failure::of_call("list peers", &error))?;
+            ui.data(&answer, |answer, paint| peers::peers(answer, paint))
+        }
+        Topic::Ipam => {
+            let answer = client.ipam().map_err(|error| Failure::of_call("list addresses", &error))?;
+            ui.data(&answer, ipam::ipam)
+        }
+        Topic::Targets => {
+            let answer = client.targets().map_err(|error| Failure::of_call("list targets", &error))?;
+            ui.data(&answer, |answer, paint| targets::targets(answer, paint))
+        }
+    }
+}
+
+fn connect(client: &Client, args: TargetsArgs, ui: &mut Ui) -> Result<(), Failure> {
+    let request = TargetsRequest { addresses: args.addresses };
+    let answer = client.connect(&request).map_err(|error| Failure::of_call("add targets", &error))?;
+    ui.data(&answer, |answer, paint| targets::targets(answer, paint))
+}
+
+fn forget(client: &Client, args: TargetsArgs, ui: &mut Ui) -> Result<(), Failure> {
+    let request = TargetsRequest { addresses: args.addresses };
+    let answer = client.forget(&request).map_err(|error| Failure::of_call("drop targets", &error))?;
+    ui.data(&answer, |answer, paint| targets::targets(answer, paint))
+}
+
+fn expose(client: &Client, ui: &mut Ui) -> Result<(), Failure> {
+    let answer = client.expose().map_err(|error| Failure::of_call("expose the host", &error))?;
+    ui.data(&answer, |answer, _| match (answer.address, answer.address6) {
+        (Some(four), Some(six)) => format!("{four} {six}\n"),
+        (Some(four), None) => format!("{four}\n"),
+        (None, _) => "the host has no address on the fabric\n".to_owned(),
+    })
+}
+
+fn hide(client: &Client, ui: &mut Ui) -> Result<(), Failure> {
+    let answer = client.hide().map_err(|error| Failure::of_call("hide the host", &error))?;
+    ui.data(&answer, |answer, _| {
+        let text =
+            if answer.changed { "the host's address is taken back" } else { "the host had no address" };
+        format!("{text}\n")
+    })
+}
+
+fn rmpeer(client: &Client, peer: String, ui: &mut Ui) -> Result<(), Failure> {
+    let what = format!("remove peer `{peer}`");
+    let answer = client.rmpeer(&RmpeerRequest { peer }).map_err(|error| Failure::of_call(&what, &error))?;
+    ui.data(&answer, |answer, _| match answer.changed {
+        true => format!(
+            "removed {}: {} taken over\n",
+            answer.peer,
+            plural(answer.taken_over, "address", "addresses")
+        ),
+        false => format!("{} was removed before\n", answer.peer),
+    })
+}
+
+/// `weaved` may refuse as well; the containers are counted here, since a person wants to know before anything is cut.
+fn reset(client: &Client, request: ResetRequest, ui: &mut Ui) -> Result<(), Failure> {
+    let failed = |error| Failure::of_call("reset", &error);
+    if !request.force {
+        let attached = client.attachments().map_err(failed)?.len() as u64;
+        if attached > 0 {
+            let cause = format!(
+                "{} would lose the network",
+                plural(attached, "attached container", "attached containers")
+            );
+            return Err(Failure::new(CONFLICT, "will not reset")
+                .because(cause)
+                .hint("see them with `weavectl ps`; `weavectl reset --force` detaches them"));
+        }
+    }
+    let answer = client.reset(&request).map_err(failed)?;
+    ui.data(&answer, |answer, _| {
+        let heir = match &answer.heir {
+            Some(heir) => format!("{heir} has the addresses"),
+            None => "no peer has taken the addresses".to_owned(),
+        };
+        format!(
+            "left the fabric: {} detached, {heir}\n",
+            plural(answer.detached as u64, "container", "containers")
+        )
+    })
+}
+
+/// Works without `weaved` too, since that is when versions are asked for.
+fn version(client: &Client, ui: &mut Ui) -> Result<(), Failure> {
+    let own = env!("CARGO_PKG_VERSION");
+    let answer = client.version();
+    let daemon = match &answer {
+        Ok(version) => json!(version),
+        Err(_) => serde_json::Value::Null,
+    };
+    let value = json!({ "weavectl": own, "weaved": daemon });
+    ui.data(&value, |_, _| match &answer {
+        Ok(version) => format!(
+            "weavectl {own}\nweaved   {} (control protocol {}, wire protocol {})\n",
+            version.version, version.api, version.wire
+        ),
+        Err(error) => format!("weavectl {own}\nweaved   unknown: {error}\n"),
+    })
+}

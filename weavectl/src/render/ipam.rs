@@ -1,0 +1,63 @@
+//! `weavectl status ipam`.
+
+use control::api::{Ipam, IpamOwner};
+
+use super::connections::drops;
+use super::paint::{Paint, Tone};
+use super::table::{Cell, cell, table, toned};
+use super::units::{percent, plural, short};
+
+/// How many blocks of an owner are listed; `--json` and `report` have all that `weaved` says.
+const SHOWN_BLOCKS: usize = 4;
+
+/// Owners of the range, then the addresses in use here.
+pub(crate) fn ipam(ipam: &Ipam, paint: Paint) -> String {
+    let summary = &ipam.summary;
+    let total = 1u64 << (32 - u32::from(summary.range.prefix_len()));
+    let rows: Vec<Vec<Cell>> = ipam.owners.iter().map(|owner| owner_row(owner, ipam, total)).collect();
+    let mut text =
+        format!("{} and {}: {}\n\n", summary.range, summary.range6, plural(total, "address", "addresses"));
+    text.push_str(&table(
+        &["OWNER", "ADDRESSES", "SHARE", "BLOCKS", "DETAIL"],
+        &rows,
+        "nobody owns anything",
+        paint,
+    ));
+    text.push('\n');
+    let rows: Vec<Vec<Cell>> = ipam
+        .leases
+        .iter()
+        .map(|lease| vec![cell(lease.address.to_string()), cell(lease.owner.clone())])
+        .collect();
+    text.push_str(&table(&["IN USE HERE", "BY"], &rows, "no address is in use here", paint));
+    if !ipam.quarantined.is_empty() {
+        text.push('\n');
+        text.push_str(&drops("RECORDS QUARANTINED", &ipam.quarantined, paint));
+    }
+    text
+}
+
+fn owner_row(owner: &IpamOwner, ipam: &Ipam, total: u64) -> Vec<Cell> {
+    let summary = &ipam.summary;
+    let detail = match owner.state.as_str() {
+        "self" => {
+            toned(Tone::Good, format!("this router: {} in use, {} resting", summary.used, summary.resting))
+        }
+        "alive" => cell(""),
+        "unreachable" => toned(Tone::Warn, "unreachable!"),
+        other => toned(Tone::Warn, other),
+    };
+    let blocks: Vec<String> =
+        owner.blocks.iter().take(SHOWN_BLOCKS).map(|block| block.prefix.to_string()).collect();
+    let mut blocks = blocks.join(", ");
+    if owner.blocks.len() > SHOWN_BLOCKS {
+        blocks.push_str(&format!(", {} more", owner.blocks.len() - SHOWN_BLOCKS));
+    }
+    vec![
+        cell(format!("{}({})", owner.nickname, short(&owner.peer))),
+        cell(owner.addresses.to_string()),
+        cell(percent(owner.addresses, total)),
+        cell(if blocks.is_empty() { "-".to_owned() } else { blocks }),
+        detail,
+    ]
+}

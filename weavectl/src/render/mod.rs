@@ -1,0 +1,14 @@
+//! Text for people, as pure functions over the API's types. Nothing here asks, waits or writes.
+
+pub(crate) mod attachments;
+pub(crate) mod connections;
+pub(crate) mod ipam;
+pub(crate) mod paint;
+pub(crate) mod peers;
+pub(crate) mod status;
+pub(crate) mod table;
+pub(crate) mod targets;
+pub(crate) mod units;
+
+#[cfg(test)]
+mod tests;

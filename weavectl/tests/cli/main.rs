@@ -1,0 +1,8 @@
+//! The built `weavectl` as a person or a script sees it, against a stand-in for `weaved` on a real socket.
+
+#[path = "../../../control/tests/client/fake.rs"]
+mod fake;
+mod help;
+mod run;
+mod start;
+mod verbs;

@@ -1,0 +1,254 @@
+//! Commands that ask a running `weaved`: words, streams, exit codes.
+
+use std::path::Path;
+use std::time::Duration;
+
+use expect_test::expect;
+use serde_json::Value;
+
+use crate::fake::{Fake, Reply};
+use crate::run::{daemon, on, refusal, run, weavectl};
+
+const INFO: &str = r#"{"fabric":"ffffffffffgggggggggghhhhhh","peer":"aaaaaaaaaabbbbbbbbbbcccccc","nickname":"host-a",
+    "range":"10.32.0.0/12","range6":"fd12:3456:789a::/48","token":"weave1.abc","changed":true}"#;
+const VERSION: &str = r#"{"version":"0.1.0","api":1,"wire":1}"#;
+const NOBODY: &str = r#"{"connections":[],"refused":[],"drops":[]}"#;
+const REACHED: &str = r#"{"connections":[{"direction":"->","address":"10.77.0.1:6783","state":"established","peer":"p",
+    "nickname":"host-b","since_s":0,"tx_bytes":0,"rx_bytes":0,"uses":[]}],"refused":[],"drops":[]}"#;
+const UNREACHED: &str = r#"{"connections":[{"direction":"->","address":"10.77.0.9:6783","state":"failed",
+    "reason":"no answer","retry_s":2,"since_s":0,"tx_bytes":0,"rx_bytes":0,"uses":[]}],"refused":[],"drops":[]}"#;
+const STATUS: &str = r#"{"version":"0.1.0","peer":"p","nickname":"n","listen":"[::]:6783","uptime_s":1,"bridge":"weave0",
+    "mtu":1390,"connections":{"established":0,"connecting":0,"failed":0},"peers":{"alive":1,"suspect":0,"dead":0},
+    "attachments":0,"traffic":{"tx_frames":0,"tx_bytes":0,"rx_frames":0,"rx_bytes":0,"drops":[]},"problems":[]}"#;
+const ATTACHMENT: &str = r#"{"container":"blue","ifname":"ethwe","host_ifname":"vw0123456789a","mac":"0a:77:0a:20:00:02",
+    "host_mac":"02:00:00:00:00:01","bridge":"weave0","bridge_mac":"02:00:00:00:00:02","address":"10.32.0.2/12",
+    "address6":"fd12::a20:2/64","routes":[],"mtu":1390,"netns":"/n"}"#;
+
+#[test]
+fn nothing_runs_says_how_to_start_it() {
+    for command in
+        [&["status"][..], &["ps"], &["token"], &["rmpeer", "x"], &["report"], &["expose"], &["ping", "x"]]
+    {
+        let mut words = vec!["--socket", "/nonexistent/weaved.sock"];
+        words.extend_from_slice(command);
+        let text = weavectl(&words).failure(3).to_owned();
+        let want = "caused by: there is no socket at `/nonexistent/weaved.sock`\n\
+                    hint: start it with `weavectl up`, or enter a fabric with `weavectl join TOKEN`\n";
+        assert!(text.starts_with("error: cannot ") && text.ends_with(want), "{text}");
+    }
+}
+
+#[test]
+fn errors_as_json_stay_on_standard_error() {
+    let output = weavectl(&["--socket", "/nonexistent/weaved.sock", "--json", "status"]);
+    let error: Value = serde_json::from_str(output.failure(3)).unwrap();
+    assert_eq!(error["error"]["exit"], 3);
+    assert_eq!(error["error"]["causes"][0], "there is no socket at `/nonexistent/weaved.sock`");
+}
+
+#[test]
+fn every_refusal_has_its_exit_code() {
+    let cases = [
+        ("bad-request", 2),
+        ("forbidden", 4),
+        ("not-found", 7),
+        ("conflict", 8),
+        ("no-fabric", 6),
+        ("exhausted", 9),
+        ("timeout", 5),
+        ("unreachable", 9),
+        ("bad-netns", 7),
+        ("unknown-container", 7),
+        ("state-not-durable", 1),
+        ("kernel", 1),
+        ("internal", 1),
+        ("a code of a later version", 1),
+    ];
+    for (code, exit) in cases {
+        let fake = Fake::start(move |_| Reply::Json(400, refusal(code, "no and no")));
+        let text = on(&fake, &["rmpeer", "x"]).failure(exit).to_owned();
+        assert_eq!(
+            text, "error: cannot remove peer `x`\ncaused by: no and no\nhint: `weavectl status`\n",
+            "{code}"
+        );
+    }
+}
+
+#[test]
+fn up_prints_the_line_alone_on_standard_output() {
+    let fake = daemon(&[("GET /v1/version", 200, VERSION), ("POST /v1/up", 200, INFO)]);
+    let output = on(&fake, &["up", "--ipalloc-range", "10.40.0.0/16"]);
+    assert_eq!(output.success(), "weavectl join weave1.abc\n");
+    expect![[r#"
+        created fabric ffffffffff as host-a with 10.32.0.0/12 and fd12:3456:789a::/48
+        run this on the next host; whoever has the line can join:
+    "#]]
+    .assert_eq(&output.stderr);
+    assert_eq!(fake.asked()[1].body, r#"{"range":"10.40.0.0/16"}"#);
+    let json: Value = serde_json::from_str(on(&fake, &["up", "--json"]).success()).unwrap();
+    assert_eq!(json["token"], "weave1.abc");
+}
+
+#[test]
+fn options_of_the_daemon_have_no_effect_while_it_runs() {
+    let fake = daemon(&[("GET /v1/version", 200, VERSION), ("POST /v1/up", 200, INFO)]);
+    let output = on(&fake, &["up", "--nickname", "x"]);
+    output.success();
+    assert!(output.stderr.starts_with("weaved is running already"), "{output:?}");
+}
+
+#[test]
+fn password_comes_from_a_file_or_standard_input() {
+    let fake = daemon(&[("GET /v1/version", 200, VERSION), ("POST /v1/up", 200, INFO)]);
+    let socket = fake.socket();
+    let words = ["--socket", socket.to_str().unwrap(), "up", "--password-file", "-"];
+    let output = run(Path::new(env!("CARGO_BIN_EXE_weavectl")), &words, "correct horse \r\n");
+    output.success();
+    assert_eq!(fake.asked()[1].body, r#"{"password":"correct horse "}"#);
+    assert!(
+        !output.stderr.contains("horse") && output.stderr.contains("same `--password-file`"),
+        "{output:?}"
+    );
+    assert!(run(Path::new(env!("CARGO_BIN_EXE_weavectl")), &words, "\n").failure(2).contains("is empty"));
+    on(&fake, &["up", "--password-file", "/nonexistent"]).failure(1);
+}
+
+#[test]
+fn join_says_whom_it_reached() {
+    let answers = [
+        ("GET /v1/version", 200, VERSION),
+        ("POST /v1/join", 200, INFO),
+        ("GET /v1/connections", 200, REACHED),
+    ];
+    let fake = daemon(Box::leak(Box::new(answers)));
+    assert_eq!(on(&fake, &["join", "weave1.abc"]).success(), "connected to host-b at 10.77.0.1:6783\n");
+    let socket = fake.socket();
+    let words = ["--socket", socket.to_str().unwrap(), "join", "-"];
+    run(Path::new(env!("CARGO_BIN_EXE_weavectl")), &words, "weave1.abc\n").success();
+    assert_eq!(fake.asked().last().map(|asked| asked.call.as_str()), Some("GET /v1/connections"));
+}
+
+#[test]
+fn join_without_a_connection_says_why_and_stays_joined() {
+    let answers = [
+        ("GET /v1/version", 200, VERSION),
+        ("POST /v1/join", 200, INFO),
+        ("GET /v1/connections", 200, UNREACHED),
+    ];
+    let fake = daemon(Box::leak(Box::new(answers)));
+    let text = on(&fake, &["join", "weave1.abc"]).failure(10).to_owned();
+    expect![[r#"
+        joined fabric ffffffffff as host-a with 10.32.0.0/12 and fd12:3456:789a::/48
+        error: joined, but no peer was reached within 5 s
+        caused by: 10.77.0.9:6783: no answer, retry in 2s
+        hint: weaved goes on trying: see `weavectl status connections`; is UDP port 6783 open, and is a member running? `weavectl connect ADDR` dials another one
+    "#]].assert_eq(&text);
+}
+
+#[test]
+fn join_refuses_what_is_no_token_before_it_starts_anything() {
+    for token in ["", "weave2.abc", "https://example.com/"] {
+        let text = weavectl(&["--socket", "/nonexistent/weaved.sock", "join", token]).failure(2).to_owned();
+        assert!(text.contains("`weavectl token`"), "{text}");
+    }
+}
+
+#[test]
+fn status_ends_in_a_verdict_and_its_exit_code() {
+    let fake = daemon(&[("GET /v1/status", 200, STATUS), ("GET /v1/connections", 200, NOBODY)]);
+    let output = on(&fake, &["status"]);
+    assert_eq!(output.code, 11);
+    assert!(output.stdout.contains("\nNOT OK: this router belongs to no fabric\n"), "{output:?}");
+    let output = on(&fake, &["status", "--json"]);
+    assert_eq!(output.code, 11);
+    assert_eq!(serde_json::from_str::<Value>(&output.stdout).unwrap()["bridge"], "weave0");
+    assert_eq!(on(&fake, &["status", "connections"]).success(), "no connections\n");
+}
+
+#[test]
+fn attach_refuses_the_host_and_what_is_no_namespace() {
+    let fake = daemon(&[("POST /v1/attach", 200, ATTACHMENT)]);
+    let text = on(&fake, &["attach", "--netns", "/proc/self/ns/net"]).failure(2).to_owned();
+    assert!(text.contains("`weavectl expose`"), "{text}");
+    assert!(
+        on(&fake, &["attach", "--netns", "/etc/passwd"]).failure(2).contains("is not a network namespace")
+    );
+    assert!(on(&fake, &["attach", "--netns", "/nonexistent"]).failure(7).contains("does not exist"));
+    assert!(on(&fake, &["attach", "--pid", "4194305"]).failure(7).contains("no process has the id 4194305"));
+    on(&fake, &["attach"]).failure(2);
+    on(&fake, &["attach", "--pid", "1", "--netns", "/n"]).failure(2);
+    on(&fake, &["attach", "--pid", "1", "--ip", "fd00::1"]).failure(2);
+    assert!(fake.asked().is_empty());
+}
+
+#[test]
+fn detach_by_id_is_idempotent() {
+    let fake = Fake::start(|asked| match asked.body.as_str() {
+        r#"{"container":"blue","ifname":"ethwe"}"# => {
+            Reply::Json(200, r#"{"released":["10.32.0.2"]}"#.into())
+        }
+        _ => Reply::Json(200, r#"{"released":[]}"#.into()),
+    });
+    let output = on(&fake, &["detach", "--id", "blue", "--ifname", "ethwe"]);
+    assert_eq!(output.success(), "released 10.32.0.2\n");
+    assert_eq!(on(&fake, &["detach", "--id", "blue"]).success(), "nothing was attached\n");
+}
+
+#[test]
+fn reset_asks_for_force_when_containers_would_lose_the_network() {
+    let answer = r#"{"heir":"host-b","detached":1}"#;
+    let list: &'static str = Box::leak(format!("[{ATTACHMENT}]").into_boxed_str());
+    let answers = [("GET /v1/attachments", 200, list), ("POST /v1/reset", 200, answer)];
+    let fake = daemon(Box::leak(Box::new(answers)));
+    assert!(on(&fake, &["reset"]).failure(8).contains("`weavectl reset --force` detaches them"));
+    let output = on(&fake, &["reset", "--force"]);
+    assert_eq!(output.success(), "left the fabric: 1 container detached, host-b has the addresses\n");
+    assert_eq!(fake.asked().last().map(|asked| asked.body.as_str()), Some(r#"{"force":true}"#));
+}
+
+#[test]
+fn ping_names_the_path() {
+    let answer = r#"{"peer":"bbbbbbbbbbcc","nickname":"host-b","path":"direct","via":"10.77.0.2:6783",
+        "cipher":"AES-256-GCM","rtt_us":412}"#;
+    let fake = Fake::start(move |_| Reply::Json(200, answer.into()));
+    expect![[r#"
+        PING host-b: host-b(bbbbbbbbbb), direct via 10.77.0.2:6783, AES-256-GCM
+        seq=1 time=0.412 ms
+        seq=2 time=0.412 ms
+        2 pings, 2 answers; round trip least 0.412 ms, mean 0.412 ms, most 0.412 ms
+    "#]]
+    .assert_eq(on(&fake, &["ping", "host-b", "-c", "2"]).success());
+    let json: Value =
+        serde_json::from_str(on(&fake, &["ping", "host-b", "-c", "1", "--json"]).success()).unwrap();
+    assert_eq!((json["sent"].as_u64(), json["answers"][0]["rtt_us"].as_u64()), (Some(1), Some(412)));
+}
+
+#[test]
+fn ping_without_answer_has_its_exit_code() {
+    let fake = Fake::start(|_| Reply::Json(504, refusal("timeout", "no answer from host-b within 1 s")));
+    let output = on(&fake, &["ping", "host-b", "-c", "1"]);
+    assert_eq!(
+        (output.code, output.stdout.as_str()),
+        (13, "seq=1 no answer from host-b within 1 s\n1 ping, 0 answers\n")
+    );
+    let fake = Fake::start(|_| Reply::Json(404, refusal("not-found", "no peer is called host-x")));
+    on(&fake, &["ping", "host-x"]).failure(7);
+}
+
+#[test]
+fn daemon_of_another_kind_is_told_from_a_dead_one() {
+    let fake = Fake::start(|_| Reply::Raw(b"SSH-2.0-OpenSSH\r\n\r\n".to_vec()));
+    assert!(on(&fake, &["ps"]).failure(1).contains("hint: compare the versions with `weavectl version`"));
+    let fake = Fake::start(|_| Reply::Silence(Duration::ZERO));
+    assert!(on(&fake, &["ps"]).failure(1).contains("closed the connection"));
+}
+
+#[test]
+fn version_works_without_a_daemon() {
+    let output = weavectl(&["--socket", "/nonexistent/weaved.sock", "version"]);
+    assert!(
+        output.success().ends_with("weaved   unknown: there is no socket at `/nonexistent/weaved.sock`\n")
+    );
+    let json = weavectl(&["--socket", "/nonexistent/weaved.sock", "version", "--json"]);
+    assert_eq!(serde_json::from_str::<Value>(json.success()).unwrap()["weaved"], Value::Null);
+}
