@@ -1,5 +1,8 @@
 //! The sans-IO half of the router: identity, joining, sessions, and the state machine that ties them to gossip and allocation.
 
 pub mod fabric;
+pub mod hello;
 pub mod identity;
+pub mod sealed;
+pub mod session;
 pub mod token;

@@ -1,0 +1,633 @@
+//! All sessions of a router: the public interface, the tables of peers and targets, and the way of a datagram to its owner.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use boringtun::noise::handshake::parse_handshake_anon;
+use boringtun::noise::{Packet, Tunn, TunnResult};
+use gossip::PeerId;
+
+use super::bucket::{Bucket, Taken};
+use super::common::{Common, Purpose};
+use super::drops::{DropReason, RefusedSender};
+use super::link::{MAX_RECEIVED, WireKind};
+use super::peer::Peer;
+use super::random::RandomSource;
+use super::target::{Target, TargetState};
+use super::types::{Channel, DownReason, Newer, Refusal, SessionConfig, SessionEvent, Want};
+use crate::core::fabric::FabricKeys;
+use crate::core::hello::{HELLO, HELLO_REPLY, Hello, HelloError, HelloKind, REJECT, Reject, RejectReason};
+use crate::core::identity::{Identity, PublicIdentity};
+use crate::core::sealed::SealedDatagram;
+
+/// Peers known at a time: twice the largest fabric that is tested.
+const MAX_PEERS: usize = 20_000;
+/// Addresses that the user named.
+const MAX_TARGETS: usize = 256;
+/// HELLOs checked and answered in a second: each costs a signature and its check, together some 100 µs.
+const HELLOS_PER_SECOND: u32 = 500;
+/// REJECTs in a second: a person reads one of them.
+const REJECTS_PER_SECOND: u32 = 10;
+/// Handshakes in a second before senders need a cookie: each costs up to five scalar multiplications, some 200 µs.
+const HANDSHAKES_PER_SECOND: u32 = 200;
+/// A burst of each of these: two seconds' worth, so that a fabric that restarts is not refused.
+const BURST_SECONDS: u32 = 2;
+/// A clone is challenged so often at most; its HELLOs between are answered, so that it learns of us.
+const CHALLENGE_EVERY: Duration = Duration::from_secs(10);
+
+/// All sessions of a router.
+///
+/// Calling order: after any call that goes in (`handle_*`, `connect_address`, `set_peer`, `want`, `send`, ..), first drain
+/// `poll_event` and act on each, then drain `poll_transmit` and send each, then sleep until `poll_timeout` or the next
+/// input. Events come first because a lane key must be installed before the datagram leaves that allows the peer to use it.
+pub struct Sessions {
+    common: Common,
+    peers: BTreeMap<PeerId, Peer>,
+    by_key: BTreeMap<[u8; 32], PeerId>,
+    targets: BTreeMap<SocketAddr, Target>,
+    removed: BTreeSet<PeerId>,
+    deadlines: BTreeSet<(Instant, PeerId)>,
+    hellos: Bucket,
+    rejects: Bucket,
+    handshakes: Bucket,
+    clone: CloneWatch,
+}
+
+/// What is known about another router with our identity.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum CloneWatch {
+    None,
+    Challenged(Instant),
+    /// Proven, and older than we are not: it quarantines itself.
+    Newer,
+    /// Proven and older: this router is out of the fabric.
+    Quarantined,
+}
+
+impl Sessions {
+    /// `random` must be the operating system's, except in tests.
+    pub fn new(
+        config: SessionConfig,
+        identity: &Identity,
+        keys: FabricKeys,
+        random: RandomSource,
+        now: Instant,
+    ) -> Self {
+        Self {
+            common: Common::new(config, identity, keys, random, now),
+            peers: BTreeMap::new(),
+            by_key: BTreeMap::new(),
+            targets: BTreeMap::new(),
+            removed: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
+            hellos: Bucket::new(HELLOS_PER_SECOND, HELLOS_PER_SECOND * BURST_SECONDS, now),
+            rejects: Bucket::new(REJECTS_PER_SECOND, REJECTS_PER_SECOND * BURST_SECONDS, now),
+            handshakes: Bucket::new(HANDSHAKES_PER_SECOND, HANDSHAKES_PER_SECOND * BURST_SECONDS, now),
+            clone: CloneWatch::None,
+        }
+    }
+
+    // ---- In ----
+
+    /// Dials an address, whoever is there, until it is forgotten. Again for a waiting one: dials now.
+    pub fn connect_address(&mut self, address: SocketAddr, now: Instant) {
+        if self.targets.len() >= MAX_TARGETS && !self.targets.contains_key(&address) {
+            return;
+        }
+        if self.is_quarantined() {
+            return;
+        }
+        let target = self.targets.entry(address).or_insert_with(|| Target::new(address, now));
+        target.hurry(now);
+        target.handle_timeout(&mut self.common, now);
+    }
+
+    /// Stops dialling an address. Its session stays as long as something else wants it or uses it.
+    pub fn forget_address(&mut self, address: SocketAddr, now: Instant) {
+        let Some(target) = self.targets.remove(&address) else { return };
+        if let Some(id) = target.peer {
+            self.drop_target_want(id, now);
+        }
+    }
+
+    /// What gossip knows of a peer. New addresses are tried at once if the peer is wanted.
+    pub fn set_peer(
+        &mut self,
+        peer: PeerId,
+        public: PublicIdentity,
+        addresses: Vec<SocketAddr>,
+        now: Instant,
+    ) {
+        if public.peer_id() != peer || peer == self.common.me || self.removed.contains(&peer) {
+            return;
+        }
+        if self.learn(peer, public, now) {
+            self.with_peer(peer, now, |peer, common| peer.set_addresses(addresses, common, now));
+        }
+    }
+
+    /// Gossip has forgotten the peer: closes its session and drops everything about it.
+    pub fn forget_peer(&mut self, peer: PeerId, now: Instant) {
+        self.take_out(peer, DownReason::Leaving, now);
+    }
+
+    /// The peer was removed from the fabric: closes its session, and refuses it from now on with that reason.
+    pub fn refuse_peer(&mut self, peer: PeerId, now: Instant) {
+        if peer != self.common.me {
+            self.removed.insert(peer);
+            self.take_out(peer, DownReason::Removed, now);
+        }
+    }
+
+    /// Takes a refusal back.
+    pub fn accept_peer(&mut self, peer: PeerId) {
+        self.removed.remove(&peer);
+    }
+
+    /// Makes a session with the peer and keeps it. The same want twice is one want.
+    pub fn want(&mut self, peer: PeerId, why: Want, now: Instant) {
+        if !self.is_quarantined() {
+            self.with_peer(peer, now, |peer, common| peer.want(why, common, now));
+        }
+    }
+
+    /// Takes a want back. The session goes when nothing wants it and nothing uses it.
+    pub fn unwant(&mut self, peer: PeerId, why: Want, now: Instant) {
+        self.with_peer(peer, now, |peer, _| {
+            peer.wants.remove(&why);
+        });
+    }
+
+    /// The hot path moves frames of this peer; keeps the session from being closed as idle.
+    pub fn note_traffic(&mut self, peer: PeerId, now: Instant) {
+        self.with_peer(peer, now, |peer, _| peer.last_used = now);
+    }
+
+    /// Sends a message, after a session is made if there is none. May be lost, like a datagram; never comes twice.
+    pub fn send(&mut self, peer: PeerId, channel: Channel, message: Vec<u8>, now: Instant) {
+        if self.is_quarantined() {
+            self.common.drops.count(DropReason::Quarantined);
+            return;
+        }
+        self.with_peer(peer, now, |peer, common| peer.send(channel.stream(), message, common, now));
+    }
+
+    /// Says goodbye to all, for a shutdown. The datagrams still have to be polled and sent.
+    pub fn leave(&mut self, now: Instant) {
+        self.targets.clear();
+        self.end_all(DownReason::Leaving, now);
+    }
+
+    /// Takes any datagram that is not a lane's.
+    pub fn handle_datagram(&mut self, from: SocketAddr, bytes: &[u8], now: Instant) {
+        let result = match bytes.first() {
+            None => Err(DropReason::Empty),
+            Some(_) if self.is_quarantined() => Err(DropReason::Quarantined),
+            Some(_) if bytes.len() > MAX_RECEIVED => Err(DropReason::TooLong),
+            Some(&HELLO) => self.handle_hello(from, bytes, now),
+            Some(&HELLO_REPLY) => self.handle_reply(bytes, now),
+            Some(&REJECT) => self.handle_reject(from, bytes, now),
+            Some(1..=4) => self.handle_wireguard(from, bytes, now),
+            Some(0x20) => Err(DropReason::LaneOnControlPath),
+            Some(_) => Err(DropReason::UnknownKind),
+        };
+        match result {
+            Ok(()) => {}
+            Err(reason) if names_sender(reason) => self.common.drops.refuse(from, reason, now),
+            Err(reason) => self.common.drops.count(reason),
+        }
+        self.note_events(now);
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if !self.is_quarantined() {
+            for target in self.targets.values_mut() {
+                target.handle_timeout(&mut self.common, now);
+            }
+        }
+        // Each peer once, so that a timer that does not move cannot hold the loop.
+        let due: Vec<PeerId> =
+            self.deadlines.iter().take_while(|(at, _)| *at <= now).map(|(_, peer)| *peer).collect();
+        for peer in due {
+            self.with_peer(peer, now, |peer, common| peer.handle_timeout(common, now));
+        }
+        self.note_events(now);
+    }
+
+    // ---- Out ----
+
+    /// The next datagram to send, and where to. Drain after `poll_event`.
+    pub fn poll_transmit(&mut self) -> Option<(SocketAddr, SealedDatagram)> {
+        self.common.transmits.pop_front()
+    }
+
+    /// The next thing that happened. Drain before `poll_transmit`.
+    pub fn poll_event(&mut self) -> Option<SessionEvent> {
+        self.common.events.pop_front()
+    }
+
+    /// When `handle_timeout` wants to be called next, and why.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        let peer = self.deadlines.first().map(|(at, _)| (*at, "session timer"));
+        let target = match self.is_quarantined() {
+            true => None,
+            false => self.targets.values().filter_map(Target::wake).min().map(|at| (at, "dial of a target")),
+        };
+        peer.into_iter().chain(target).min()
+    }
+
+    // ---- Look ----
+
+    /// Dropped datagrams and messages, each reason once.
+    pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        self.common.drops.counts()
+    }
+
+    /// How often one reason was counted.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.common.drops.of(reason)
+    }
+
+    /// The senders that were refused last; bounded.
+    pub fn refused(&self) -> &[RefusedSender] {
+        self.common.drops.refused()
+    }
+
+    /// Whether this router found itself to be the newer of two clones.
+    pub fn is_quarantined(&self) -> bool {
+        self.clone == CloneWatch::Quarantined
+    }
+
+    /// Where the session with a peer goes to, if there is one.
+    pub fn address(&self, peer: PeerId) -> Option<SocketAddr> {
+        self.peers.get(&peer)?.active.as_ref().map(|link| link.address)
+    }
+
+    pub(super) fn peers(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.values()
+    }
+
+    pub(super) fn targets(&self) -> impl Iterator<Item = &Target> {
+        self.targets.values()
+    }
+
+    // ---- HELLO ----
+
+    fn handle_hello(&mut self, from: SocketAddr, bytes: &[u8], now: Instant) -> Result<(), DropReason> {
+        if self.hellos.take(now) == Taken::Empty {
+            return Err(DropReason::HelloFlood);
+        }
+        let hello = match Hello::parse(bytes, &self.common.keys) {
+            Ok(hello) => hello,
+            Err(error) => {
+                if let Some(reason) = reject_reason(error) {
+                    self.reject(from, bytes, reason, now);
+                }
+                return Err(hello_drop(error));
+            }
+        };
+        if hello.public == self.common.public {
+            return Err(self.hello_of_ours(from, &hello, now));
+        }
+        let peer = hello.public.peer_id();
+        if self.removed.contains(&peer) {
+            self.reject(from, bytes, RejectReason::Removed, now);
+            return Err(DropReason::HelloRemoved);
+        }
+        if !self.learn(peer, hello.public, now) {
+            return Err(DropReason::PeerTableFull);
+        }
+        self.common.reply(from, &hello, now);
+        self.with_peer(peer, now, |peer, _| peer.hint(from, now));
+        Ok(())
+    }
+
+    fn reject(&mut self, from: SocketAddr, hello: &[u8], reason: RejectReason, now: Instant) {
+        if self.rejects.take(now) == Taken::Token
+            && let Some(reject) = Reject::answer(hello, reason, self.common.keys.fabric())
+        {
+            self.common.send(from, reject.emit());
+        }
+    }
+
+    /// A HELLO with our own identity: we dialled ourselves, or there is a clone, or somebody replays an old one of ours.
+    fn hello_of_ours(&mut self, from: SocketAddr, hello: &Hello, now: Instant) -> DropReason {
+        if hello.boot == self.common.boot {
+            if let Some(probe) = self.common.take_probe(&hello.nonce, now) {
+                self.note_ourselves(probe.to, probe.purpose, now);
+            }
+            return DropReason::HelloFromSelf;
+        }
+        // A challenge is as long as what it answers, so a spoofed sender gains nothing; never a challenge and a reply.
+        let challenge = match self.clone {
+            CloneWatch::None => true,
+            CloneWatch::Challenged(at) => now >= at + CHALLENGE_EVERY,
+            CloneWatch::Newer | CloneWatch::Quarantined => false,
+        };
+        if challenge {
+            self.clone = CloneWatch::Challenged(now);
+            self.common.probe(from, Purpose::CloneCheck, now);
+        } else {
+            self.common.reply(from, hello, now);
+        }
+        DropReason::HelloFromClone
+    }
+
+    fn note_ourselves(&mut self, address: SocketAddr, purpose: Purpose, now: Instant) {
+        match purpose {
+            Purpose::Target => {
+                if let Some(target) = self.targets.get_mut(&address) {
+                    target.is_ourselves(now);
+                }
+            }
+            Purpose::Peer(id) => self.with_peer(id, now, |peer, _| peer.ourselves(address)),
+            Purpose::CloneCheck => {}
+        }
+    }
+
+    fn handle_reply(&mut self, bytes: &[u8], now: Instant) -> Result<(), DropReason> {
+        let hello = Hello::parse(bytes, &self.common.keys).map_err(hello_drop)?;
+        debug_assert_eq!(hello.kind, HelloKind::Reply);
+        let probe = self.common.take_probe(&hello.echo, now).ok_or(DropReason::ReplyUnasked)?;
+        if hello.public == self.common.public {
+            return self.clone_proven(probe.to, probe.uptime, &hello, now);
+        }
+        let id = hello.public.peer_id();
+        if self.removed.contains(&id) {
+            return Err(DropReason::HelloRemoved);
+        }
+        if !self.learn(id, hello.public, now) {
+            return Err(DropReason::PeerTableFull);
+        }
+        match probe.purpose {
+            Purpose::Peer(wanted) if wanted != id => {
+                self.with_peer(wanted, now, |peer, _| peer.other_peer(probe.to, id));
+                return Ok(());
+            }
+            Purpose::Peer(_) | Purpose::CloneCheck => {}
+            Purpose::Target => self.target_answered(probe.to, id, now),
+        }
+        self.with_peer(id, now, |peer, common| peer.hello_reply(probe.to, &hello, common, now));
+        Ok(())
+    }
+
+    fn target_answered(&mut self, address: SocketAddr, id: PeerId, now: Instant) {
+        let Some(target) = self.targets.get_mut(&address) else { return };
+        let before = target.peer.replace(id);
+        target.answered(id, now);
+        if self.peers.get(&id).is_some_and(|peer| peer.active.is_some())
+            && let Some(target) = self.targets.get_mut(&address)
+        {
+            target.connected(now);
+        }
+        if let Some(before) = before.filter(|before| *before != id) {
+            self.drop_target_want(before, now);
+        }
+        self.with_peer(id, now, |peer, _| {
+            peer.wants.insert(Want::Target);
+        });
+    }
+
+    fn drop_target_want(&mut self, id: PeerId, now: Instant) {
+        if !self.targets.values().any(|target| target.peer == Some(id)) {
+            self.unwant(id, Want::Target, now);
+        }
+    }
+
+    /// Our own identity signed our fresh nonce, and it was not this process. The one that runs for less time gives way; if both started in
+    /// the same millisecond, the one with the smaller boot nonce.
+    fn clone_proven(
+        &mut self,
+        address: SocketAddr,
+        our_uptime: u64,
+        hello: &Hello,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        if hello.boot == self.common.boot {
+            return Err(DropReason::HelloFromSelf);
+        }
+        let ours = (our_uptime, self.common.boot);
+        let newer = if ours < (hello.uptime, hello.boot) { Newer::Ours } else { Newer::Theirs };
+        let before = self.clone;
+        self.clone = match newer {
+            Newer::Ours => CloneWatch::Quarantined,
+            Newer::Theirs => CloneWatch::Newer,
+        };
+        if before != self.clone {
+            self.common.emit(SessionEvent::CloneDetected { address, newer });
+        }
+        match newer {
+            Newer::Ours => self.end_all(DownReason::Quarantined, now),
+            Newer::Theirs => {}
+        }
+        Err(DropReason::HelloFromClone)
+    }
+
+    fn handle_reject(&mut self, from: SocketAddr, bytes: &[u8], now: Instant) -> Result<(), DropReason> {
+        let reject = Reject::parse(bytes).ok_or(DropReason::RejectUnasked)?;
+        let probe = self.common.peek_probe(&reject.echo, now).ok_or(DropReason::RejectUnasked)?;
+        if probe.to != from {
+            return Err(DropReason::RejectUnasked);
+        }
+        let refusal = Refusal::from_reject(&reject, self.common.keys.fabric());
+        match probe.purpose {
+            Purpose::Peer(id) => self.with_peer(id, now, |peer, _| peer.refused(from, refusal)),
+            Purpose::Target => {
+                if let Some(target) = self.targets.get_mut(&from) {
+                    target.refused(refusal);
+                }
+            }
+            Purpose::CloneCheck => {}
+        }
+        Ok(())
+    }
+
+    // ---- WireGuard ----
+
+    fn handle_wireguard(&mut self, from: SocketAddr, bytes: &[u8], now: Instant) -> Result<(), DropReason> {
+        let packet = Tunn::parse_incoming_packet(bytes).map_err(|_| DropReason::HandshakeMalformed)?;
+        let (kind, index) = match &packet {
+            Packet::HandshakeInit(_) => (WireKind::Initiation, 0),
+            Packet::HandshakeResponse(response) => (WireKind::Response, response.receiver_idx >> 8),
+            Packet::PacketCookieReply(cookie) => (WireKind::Cookie, cookie.receiver_idx >> 8),
+            Packet::PacketData(data) => (WireKind::Data, data.receiver_idx >> 8),
+        };
+        match kind {
+            WireKind::Initiation | WireKind::Response => self.check_handshake(from, bytes, now)?,
+            WireKind::Cookie | WireKind::Data => {}
+        }
+        if let Packet::HandshakeInit(init) = &packet {
+            let half = parse_handshake_anon(&self.common.secret, &self.common.static_public, init)
+                .map_err(|_| DropReason::HandshakeInvalid)?;
+            let id = self.by_key.get(&half.peer_static_public).copied();
+            let id = id.ok_or(DropReason::HandshakeUnknownPeer)?;
+            return self.peer_result(id, now, |peer, common| peer.initiation(from, bytes, common, now));
+        }
+        let id = self.common.indices.get(&index).copied();
+        let id = id.ok_or(match kind {
+            WireKind::Data => DropReason::UnknownSession,
+            WireKind::Initiation | WireKind::Response | WireKind::Cookie => DropReason::HandshakeUnexpected,
+        })?;
+        self.peer_result(id, now, |peer, common| peer.datagram(from, index, kind, bytes, common, now))
+    }
+
+    /// The cheap check of a handshake before any scalar multiplication, and the cookie when there are too many.
+    fn check_handshake(&mut self, from: SocketAddr, bytes: &[u8], now: Instant) -> Result<(), DropReason> {
+        let mut cookie = [0; 64];
+        let verified = self.common.calm.verify_packet(Some(from.ip()), bytes, &mut cookie);
+        if verified.is_err() {
+            return Err(DropReason::HandshakeBadMac);
+        }
+        if self.handshakes.take(now) == Taken::Token {
+            return Ok(());
+        }
+        let answer = match self.common.loaded.verify_packet(Some(from.ip()), bytes, &mut cookie) {
+            Ok(_) => return Ok(()),
+            Err(TunnResult::WriteToNetwork(reply)) => Some(SealedDatagram::new(reply.to_vec())),
+            Err(
+                TunnResult::Done
+                | TunnResult::Err(_)
+                | TunnResult::WriteToTunnelV4(..)
+                | TunnResult::WriteToTunnelV6(..),
+            ) => None,
+        };
+        if let Some(answer) = answer {
+            self.common.send(from, answer);
+        }
+        Err(DropReason::HandshakeUnderLoad)
+    }
+
+    // ---- Tables ----
+
+    /// Whether the peer is in the table afterwards.
+    fn learn(&mut self, id: PeerId, public: PublicIdentity, now: Instant) -> bool {
+        if self.peers.contains_key(&id) {
+            return true;
+        }
+        if self.peers.len() >= MAX_PEERS && !self.make_room() {
+            return false;
+        }
+        self.by_key.insert(public.x25519, id);
+        let peer = Peer::new(id, public, &mut self.common, now);
+        self.peers.insert(id, peer);
+        true
+    }
+
+    /// Drops a peer that only a HELLO has named.
+    fn make_room(&mut self) -> bool {
+        let unused = |peer: &Peer| {
+            let linked = peer.active.is_some() || peer.dialing.is_some() || peer.answering.is_some();
+            !linked && peer.wants.is_empty() && peer.addresses.is_empty()
+        };
+        let oldest = self.peers.values().filter(|peer| unused(peer)).min_by_key(|peer| peer.since);
+        let Some(id) = oldest.map(|peer| peer.id) else { return false };
+        self.remove_entry(id);
+        true
+    }
+
+    fn take_out(&mut self, id: PeerId, reason: DownReason, now: Instant) {
+        self.with_peer(id, now, |peer, common| peer.close(reason, common, now));
+        self.note_events(now);
+        self.remove_entry(id);
+    }
+
+    fn remove_entry(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.remove(&id) else { return };
+        if let Some(at) = peer.wake {
+            self.deadlines.remove(&(at, id));
+        }
+        if self.by_key.get(&peer.public.x25519) == Some(&id) {
+            self.by_key.remove(&peer.public.x25519);
+        }
+    }
+
+    fn end_all(&mut self, reason: DownReason, now: Instant) {
+        let all: Vec<PeerId> = self.peers.keys().copied().collect();
+        for id in all {
+            self.with_peer(id, now, |peer, common| {
+                peer.wants.clear();
+                peer.close(reason, common, now);
+            });
+        }
+    }
+
+    fn peer_result(
+        &mut self,
+        id: PeerId,
+        now: Instant,
+        run: impl FnOnce(&mut Peer, &mut Common) -> Result<(), DropReason>,
+    ) -> Result<(), DropReason> {
+        let mut result = Err(DropReason::UnknownSession);
+        self.with_peer(id, now, |peer, common| result = run(peer, common));
+        result
+    }
+
+    /// Runs something on a peer and notes when it wants to be woken.
+    fn with_peer(&mut self, id: PeerId, now: Instant, run: impl FnOnce(&mut Peer, &mut Common)) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        run(peer, &mut self.common);
+        let wake = peer.next_wake(&self.common, now);
+        if wake != peer.wake {
+            if let Some(at) = peer.wake {
+                self.deadlines.remove(&(at, id));
+            }
+            if let Some(at) = wake {
+                self.deadlines.insert((at, id));
+            }
+            peer.wake = wake;
+        }
+    }
+
+    /// Targets follow the sessions of their peers.
+    fn note_events(&mut self, now: Instant) {
+        for target in self.targets.values_mut() {
+            let Some(peer) = target.peer.and_then(|id| self.peers.get(&id)) else { continue };
+            match (&target.state, peer.active.is_some()) {
+                (TargetState::Connected, false) => target.lost(&mut self.common, now),
+                (TargetState::Answered(_) | TargetState::Waiting(_) | TargetState::Probing(_), true) => {
+                    target.connected(now);
+                }
+                (TargetState::Connected, true)
+                | (TargetState::Answered(_) | TargetState::Waiting(_) | TargetState::Probing(_), false)
+                | (TargetState::Ourselves, _) => {}
+            }
+        }
+    }
+}
+
+/// What the far side is told, if anything: a damaged or lying datagram gets no answer.
+fn reject_reason(error: HelloError) -> Option<RejectReason> {
+    match error {
+        HelloError::OtherVersion { .. } => Some(RejectReason::Version),
+        HelloError::ForeignFabric { .. } => Some(RejectReason::ForeignFabric),
+        HelloError::WrongSecret => Some(RejectReason::WrongSecret),
+        HelloError::Malformed | HelloError::BadSignature => None,
+    }
+}
+
+fn hello_drop(error: HelloError) -> DropReason {
+    match error {
+        HelloError::Malformed => DropReason::HelloMalformed,
+        HelloError::OtherVersion { .. } => DropReason::HelloVersion,
+        HelloError::ForeignFabric { .. } => DropReason::HelloForeignFabric,
+        HelloError::WrongSecret => DropReason::HelloWrongSecret,
+        HelloError::BadSignature => DropReason::HelloBadSignature,
+    }
+}
+
+/// Drops that a user wants to see with the address of the sender.
+fn names_sender(reason: DropReason) -> bool {
+    matches!(
+        reason,
+        DropReason::HelloVersion
+            | DropReason::HelloForeignFabric
+            | DropReason::HelloWrongSecret
+            | DropReason::HelloBadSignature
+            | DropReason::HelloFromClone
+            | DropReason::HelloRemoved
+            | DropReason::HandshakeUnknownPeer
+            | DropReason::PeerTableFull
+    )
+}

@@ -1,0 +1,5 @@
+//! Two and more routers over one virtual clock and one bad network, with the real boringtun inside.
+
+mod attacks;
+mod life;
+mod world;
