@@ -70,6 +70,7 @@ fn create_pair(host: &mut Wire, bridge: &Link, netns: &OpenNetns, spec: &AttachS
     ]);
     let mut message = links::named(&spec.host_ifname);
     message.attributes.extend([
+        LinkAttribute::Address(host_mac(spec.mac).to_vec()),
         LinkAttribute::Mtu(spec.mtu),
         LinkAttribute::Controller(bridge.ifindex),
         LinkAttribute::LinkInfo(vec![
@@ -86,6 +87,15 @@ fn create_pair(host: &mut Wire, bridge: &Link, netns: &OpenNetns, spec: &AttachS
         },
         Err(refusal) => Err(refusal.during("create veth pair", &spec.host_ifname)),
     }
+}
+
+/// The host end's address: the container's with one more bit, so that udev does not invent one and announce a change of the link.
+/// (When that bit is set already, it is cleared: the two must differ.)
+fn host_mac(container: [u8; 6]) -> [u8; 6] {
+    let [first, rest @ ..] = container;
+    let mut mac = [first ^ 0b100, 0, 0, 0, 0, 0];
+    mac[1..].copy_from_slice(&rest);
+    mac
 }
 
 fn configure(host: &mut Wire, inside: &mut Inside, spec: &AttachSpec) -> Result<Attached> {

@@ -26,7 +26,7 @@ pub(super) fn ensure_bridge(wire: &mut Wire, name: &str, spec: &BridgeSpec) -> R
     let link = match links::find(wire, name)? {
         Some(link) => link,
         None => {
-            create(wire, name)?;
+            create(wire, name, spec.mac)?;
             outcome = Outcome::Created;
             links::require(wire, name)?
         }
@@ -50,8 +50,10 @@ pub(super) fn ensure_bridge(wire: &mut Wire, name: &str, spec: &BridgeSpec) -> R
     Ok(BridgeState { ifindex: link.ifindex, outcome, warnings })
 }
 
-fn create(wire: &mut Wire, name: &str) -> Result<()> {
+fn create(wire: &mut Wire, name: &str, mac: [u8; 6]) -> Result<()> {
     let mut message = links::named(name);
+    // From the start: udev gives an address of its own to devices that are born with a random one.
+    message.attributes.push(LinkAttribute::Address(mac.to_vec()));
     message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
     wire.request(Message::NewLink(message), CREATE_NEW)
         .map(|_| ())
@@ -244,4 +246,63 @@ fn forwarding(bridge: &str) -> Vec<Warning> {
         note(sysctl::ensure("ipv6/conf/all/forwarding", "1"));
     }
     warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPEC: BridgeSpec = BridgeSpec { mtu: 1410, mac: [0x0a, 0x77, 0, 0, 0, 1], gso_max_size: 63_000 };
+
+    fn as_wanted() -> Link {
+        Link {
+            ifindex: 7,
+            mac: SPEC.mac.to_vec(),
+            mtu: SPEC.mtu,
+            gso_max_size: SPEC.gso_max_size,
+            gso_ipv4_max_size: SPEC.gso_max_size,
+            up: true,
+            bridge: vec![
+                InfoBridge::MulticastSnooping(false),
+                InfoBridge::StpState(BridgeStpState::Disabled),
+            ],
+            ..Link::default()
+        }
+    }
+
+    fn difference(change: impl FnOnce(&mut Link)) -> Option<LinkMessage> {
+        let mut link = as_wanted();
+        change(&mut link);
+        bridge_difference(&link, &SPEC)
+    }
+
+    #[test]
+    fn bridge_as_wanted_needs_no_request() {
+        assert_eq!(difference(|_| ()), None);
+        // Kernels before 6.3 do not report the IPv4 limit.
+        assert_eq!(difference(|link| link.gso_ipv4_max_size = 0), None);
+    }
+
+    #[test]
+    fn only_what_differs_is_written() {
+        let attributes = |change: fn(&mut Link)| difference(change).expect("a request").attributes;
+        assert_eq!(attributes(|link| link.mtu = 1500), [LinkAttribute::Mtu(1410)]);
+        assert_eq!(attributes(|link| link.mac = vec![2; 6]), [LinkAttribute::Address(SPEC.mac.to_vec())]);
+        assert_eq!(attributes(|link| link.gso_max_size = 65_536), [LinkAttribute::GsoMaxSize(63_000)]);
+        assert_eq!(attributes(|link| link.up = false), []);
+        let data = LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::MulticastSnooping(false)]));
+        assert_eq!(
+            attributes(|link| link.bridge = vec![InfoBridge::StpState(BridgeStpState::Disabled)]),
+            [LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge), data])]
+        );
+    }
+
+    #[test]
+    fn containers_get_no_flooded_unicast_and_the_fabric_does() {
+        let port = PortRole::Fabric.wanted().to_vec();
+        assert_eq!(PortRole::Fabric.difference(&port), None);
+        let data = LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::UnicastFlood(false)]));
+        let expected = LinkAttribute::LinkInfo(vec![LinkInfo::PortKind(InfoPortKind::Bridge), data]);
+        assert_eq!(PortRole::Container.difference(&port), Some(expected));
+    }
 }
