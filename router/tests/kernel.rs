@@ -388,7 +388,7 @@ fn flushed_table_is_noticed_and_restored() {
 fn containers_talk_although_docker_drops_forwarding() {
     lab(async |lab| {
         let kernel = lab.bridged().await;
-        let (a, b, _outside) = (lab.container(), lab.container(), lab.outside());
+        let (a, b, outside) = (lab.container(), lab.container(), lab.outside());
         kernel.attach(spec(1, &a)).await.expect("attach");
         kernel.attach(spec(2, &b)).await.expect("attach");
         kernel
@@ -421,6 +421,16 @@ fn containers_talk_although_docker_drops_forwarding() {
         assert_eq!((lab.ours("ip"), lab.ours("ip6")), (3, 3));
         lab.ping(&a, "192.0.2.2");
         lab.ping(&a, "fd00:9::2");
+        // Accepting there opens nothing: our own table says what may enter. A published port may.
+        lab.inside(&outside, "ip", &["route", "add", "default", "via", "192.0.2.1"]);
+        lab.no_ping(&outside, "10.32.0.1");
+        lab.no_ping(&outside, "203.0.113.1");
+        lab.host("nft", &["add", "table", "ip", "published"]);
+        let chain = "{ type nat hook prerouting priority -100; }";
+        lab.host("nft", &["add", "chain", "ip", "published", "prerouting", chain]);
+        let publish = ["ip", "daddr", "203.0.113.1", "dnat", "to", "10.32.0.1"];
+        lab.host("nft", &[&["add", "rule", "ip", "published", "prerouting"][..], &publish].concat());
+        lab.ping(&outside, "203.0.113.1");
 
         assert!(kernel.reset().await.is_empty());
         let ruleset = lab.host("nft", &["list", "ruleset"]);

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::{
     error::{KernelError, Result},
-    nft::{self, FoundRule, Is, Place, Rule, Step, Tracked, Way},
+    nft::{self, FoundRule, Is, Place, Rule, Step, Way},
     spec::Outcome,
     wire::Wire,
 };
@@ -31,7 +31,7 @@ const ATTEMPTS: u32 = 8;
 pub enum Exposure {
     /// Only frames between ports of the bridge.
     Hidden,
-    /// Also to the host's other networks, and answers back.
+    /// Also to and from the host's other networks, as far as our own table lets through.
     Exposed,
 }
 
@@ -56,13 +56,9 @@ fn wanted(bridge: &str, exposure: Exposure) -> Vec<Rule> {
     let within = rule("within", vec![from(), to()]);
     match exposure {
         Exposure::Hidden => vec![within],
-        Exposure::Exposed => {
-            vec![
-                within,
-                rule("from", vec![from()]),
-                rule("answers to", vec![to(), nft::tracked(Tracked::Answer)]),
-            ]
-        }
+        // What may enter is for our own table to say: a drop there is as final as one here. Asking connection tracking in this chain
+        // would also need an expression that `iptables` cannot read: it then refuses the whole table, and Docker with it.
+        Exposure::Exposed => vec![within, rule("from", vec![from()]), rule("to", vec![to()])],
     }
 }
 
@@ -122,4 +118,46 @@ fn difference(family: Proto, found: &[FoundRule], wanted: &[Rule]) -> Vec<Step> 
         }
     }
     steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(handle: u64, comment: &str, expressions: usize) -> FoundRule {
+        FoundRule { chain: CHAIN.to_owned(), handle, comment: Some(comment.to_owned()), expressions }
+    }
+
+    /// How many steps lead from what is there to what is wanted.
+    fn steps(there: &[FoundRule], exposure: Exposure) -> usize {
+        difference(Proto::IPv4, there, &wanted("weave0", exposure)).len()
+    }
+
+    #[test]
+    fn present_rules_stay_wherever_they_are() {
+        let foreign = FoundRule { chain: CHAIN.to_owned(), handle: 1, comment: None, expressions: 3 };
+        let other = found(2, "somebody else's weave-fabric: within weave0", 6);
+        assert_eq!(steps(&[foreign.clone(), other.clone()], Exposure::Hidden), 1);
+        assert_eq!(steps(&[foreign, other, found(3, "weave-fabric: within weave0", 6)], Exposure::Hidden), 0);
+    }
+
+    #[test]
+    fn doubled_outdated_and_mutilated_rules_go() {
+        let within = found(3, "weave-fabric: within weave0", 6);
+        assert_eq!(steps(&[within.clone(), within.clone()], Exposure::Hidden), 1);
+        assert_eq!(steps(&[within.clone(), found(4, "weave-fabric: within weave1", 6)], Exposure::Hidden), 1);
+        assert_eq!(steps(&[within.clone(), found(4, "weave-fabric: from weave0", 4)], Exposure::Hidden), 1);
+        assert_eq!(steps(&[found(3, "weave-fabric: within weave0", 5)], Exposure::Hidden), 2);
+        assert_eq!(steps(&[within], Exposure::Exposed), 2);
+    }
+
+    #[test]
+    fn removal_takes_ours_only() {
+        let there = [
+            found(1, "weave-fabric: within weave0", 6),
+            found(2, "docker", 6),
+            found(3, "weave-fabric: x", 1),
+        ];
+        assert_eq!(difference(Proto::IPv4, &there, &[]).len(), 2);
+    }
 }

@@ -4,7 +4,7 @@
 //! the attribute numbers of `linux/netfilter/nf_tables.h`.
 
 use ipnet::IpNet;
-use netlink_packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE};
+use netlink_packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE, Nla as _};
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily as Proto,
     nftables::{
@@ -32,6 +32,10 @@ const BATCH_GENERATION: u16 = 1;
 const UDATA_COMMENT: u8 = 0;
 /// Longest comment that `nft` shows (`NFTNL_UDATA_COMMENT_MAXLEN`), its NUL included.
 const MAX_COMMENT: usize = 128;
+/// `NFTA_MATCH_NAME` and `NFTA_MATCH_INFO`: a match of the old iptables kind inside an nftables rule.
+const MATCH_NAME: u16 = 1;
+/// See [`MATCH_NAME`].
+const MATCH_INFO: u16 = 3;
 /// `NF_ACCEPT`.
 const ACCEPT: u32 = 1;
 /// `NF_DROP`.
@@ -135,7 +139,7 @@ pub(super) fn tracked(what: Tracked) -> Vec<Expression> {
 
 /// Counts what reaches it.
 pub(super) fn counter() -> Expression {
-    other("counter", vec![(1, vec![0; 8]), (2, vec![0; 8])])
+    other("counter", Vec::new())
 }
 
 pub(super) fn accept() -> Expression {
@@ -398,12 +402,42 @@ fn found(attributes: Vec<RuleAttribute>) -> FoundRule {
         match attribute {
             RuleAttribute::Chain(chain) => rule.chain = chain,
             RuleAttribute::Handle(handle) => rule.handle = handle,
-            RuleAttribute::Expressions(expressions) => rule.expressions = expressions.len(),
-            RuleAttribute::UserData(data) => rule.comment = read_comment(&data),
+            RuleAttribute::Expressions(expressions) => {
+                let matched = expressions.iter().find_map(comment_match);
+                rule.expressions = expressions.len() - usize::from(matched.is_some());
+                rule.comment = rule.comment.or(matched);
+            }
+            RuleAttribute::UserData(data) => rule.comment = read_comment(&data).or(rule.comment),
             _ => {}
         }
     }
     rule
+}
+
+/// `iptables-restore` turns the comment of a rule that it saved into a match of its own, which always holds.
+fn comment_match(expression: &Expression) -> Option<String> {
+    let ListAttribute::Element(parts) = expression else { return None };
+    let attributes = parts.iter().find_map(|part| match part {
+        ExpressionAttribute::Data(Expressions::Other { expression_type, attributes })
+            if expression_type == "match" =>
+        {
+            Some(attributes)
+        }
+        _ => None,
+    })?;
+    let value = |kind| {
+        attributes.iter().find(|attribute| attribute.kind() == kind).map(|attribute| {
+            let mut bytes = vec![0; attribute.value_len()];
+            attribute.emit_value(&mut bytes);
+            bytes
+        })
+    };
+    let text = |bytes: Vec<u8>| {
+        let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+        String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
+    };
+    (text(value(MATCH_NAME)?) == "comment").then_some(())?;
+    value(MATCH_INFO).map(text)
 }
 
 fn message(family: Proto, inner: NfTablesMessage) -> NetfilterMessage {
@@ -428,4 +462,86 @@ fn read_comment(data: &[u8]) -> Option<String> {
         rest = after.get(usize::from(*length)..)?;
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::shell::kernel::wire::append;
+
+    /// As `nft --debug=mnl insert rule ip filter FORWARD iifname "br" counter accept comment "x"` sends it, but for the length of
+    /// the name, which follows `iptables-nft`.
+    #[rustfmt::skip]
+    const RULE: &[u8] = &[
+        0xcc, 0, 0, 0,  0x06, 0x0a,  0x01, 0x04,  5, 0, 0, 0,  0, 0, 0, 0, // header: NFT_MSG_NEWRULE, create, sequence 5
+        2, 0, 0, 0,                                                         // ip
+        0x0b, 0, 1, 0,  b'f', b'i', b'l', b't', b'e', b'r', 0, 0,
+        0x0c, 0, 2, 0,  b'F', b'O', b'R', b'W', b'A', b'R', b'D', 0,
+        0x98, 0, 4, 0x80,                                                   // expressions
+        0x24, 0, 1, 0x80,  9, 0, 1, 0,  b'm', b'e', b't', b'a', 0, 0, 0, 0,
+            0x14, 0, 2, 0x80,  8, 0, 2, 0, 0, 0, 0, 6,  8, 0, 1, 0, 0, 0, 0, 1,
+        0x2c, 0, 1, 0x80,  8, 0, 1, 0,  b'c', b'm', b'p', 0,
+            0x20, 0, 2, 0x80,  8, 0, 1, 0, 0, 0, 0, 1,  8, 0, 2, 0, 0, 0, 0, 0,
+                0x0c, 0, 3, 0x80,  7, 0, 1, 0, b'b', b'r', 0, 0,
+        0x14, 0, 1, 0x80,  0x0c, 0, 1, 0,  b'c', b'o', b'u', b'n', b't', b'e', b'r', 0,  4, 0, 2, 0x80,
+        0x30, 0, 1, 0x80,  0x0e, 0, 1, 0,  b'i', b'm', b'm', b'e', b'd', b'i', b'a', b't', b'e', 0, 0, 0,
+            0x1c, 0, 2, 0x80,  8, 0, 1, 0, 0, 0, 0, 0,
+                0x10, 0, 2, 0x80,  0x0c, 0, 2, 0x80,  8, 0, 1, 0, 0, 0, 0, 1,
+        8, 0, 7, 0,  0, 2, b'x', 0,                                         // comment
+    ];
+
+    #[test]
+    fn rule_is_emitted_byte_for_byte() {
+        let expressions = [interface(Way::In, Is::Equal, "br"), vec![counter(), accept()]].concat();
+        let rule = Rule { chain: "FORWARD", comment: "x".to_owned(), expressions };
+        let Step(message, flags) = add_rule(Proto::IPv4, "filter", &rule, Place::First);
+        let mut bytes = Vec::new();
+        append(&mut bytes, message, flags | netlink_packet_core::NLM_F_REQUEST, 5);
+        assert_eq!(bytes, RULE, "{bytes:02x?}");
+    }
+
+    #[test]
+    fn connection_tracking_is_compared_in_host_order() {
+        let [load, mask, compare] = tracked(Tracked::Answer).try_into().expect("three expressions");
+        let bytes = |expression: Expression| {
+            let mut bytes = vec![0; expression.value_len()];
+            expression.emit_value(&mut bytes);
+            bytes
+        };
+        assert!(bytes(load).ends_with(&[8, 0, 1, 0, 0, 0, 0, 1, 8, 0, 2, 0, 0, 0, 0, 0]));
+        assert!(bytes(mask).windows(4).any(|word| word == 6u32.to_ne_bytes()));
+        assert!(bytes(compare).ends_with(&[8, 0, 1, 0, 0, 0, 0, 0]));
+    }
+
+    #[test]
+    fn comment_is_found_in_either_form() {
+        let ours = RuleAttribute::UserData(comment_data("weave-fabric: within weave0"));
+        let parts = RuleAttribute::Expressions(vec![counter(), accept()]);
+        let rule = found(vec![parts, ours]);
+        assert_eq!((rule.comment.as_deref(), rule.expressions), (Some("weave-fabric: within weave0"), 2));
+
+        let mut info = b"weave-fabric: within weave0".to_vec();
+        info.resize(256, 0);
+        let restored = other("match", vec![(1, b"comment\0".to_vec()), (2, vec![0; 4]), (3, info)]);
+        let rule = found(vec![RuleAttribute::Expressions(vec![restored, counter(), accept()])]);
+        assert_eq!((rule.comment.as_deref(), rule.expressions), (Some("weave-fabric: within weave0"), 2));
+
+        let conntrack = other("match", vec![(1, b"conntrack\0".to_vec()), (3, vec![0; 160])]);
+        let rule = found(vec![RuleAttribute::Expressions(vec![conntrack, accept()])]);
+        assert_eq!((rule.comment, rule.expressions), (None, 2));
+    }
+
+    proptest! {
+        #[test]
+        fn comments_come_back(comment in "[ -~]{0,127}") {
+            prop_assert_eq!(read_comment(&comment_data(&comment)), Some(comment));
+        }
+
+        #[test]
+        fn arbitrary_user_data_never_panic(data in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let _ = read_comment(&data);
+        }
+    }
 }
