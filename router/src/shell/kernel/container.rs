@@ -188,3 +188,39 @@ pub(super) fn check(inside: &mut Inside, spec: &AttachSpec, mismatches: &mut Vec
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+    use crate::shell::kernel::Netns;
+
+    #[test]
+    fn links_come_up_before_addresses_and_addresses_before_routes() {
+        let spec = AttachSpec {
+            host_ifname: "vw01".to_owned(),
+            container_ifname: "eth0".to_owned(),
+            netns: Netns::Path("/run/netns/a".into()),
+            mac: [0x0a, 0x77, 10, 32, 0, 1],
+            v4: "10.32.0.1/12".parse().expect("v4"),
+            v6: "fd00:1:2::a20:1/64".parse().expect("v6"),
+            mtu: 1410,
+            gso_max_size: 63_000,
+            routes: vec![
+                ("0.0.0.0/0".parse().expect("net"), Some("10.32.0.254".parse().expect("v4"))),
+                ("198.51.100.7/24".parse().expect("net"), None),
+            ],
+        };
+        let words: Vec<_> =
+            steps(3, &spec).iter().map(|step| format!("{} {}", step.operation, step.object)).collect();
+        expect![[r#"
+            set up device lo
+            set up device eth0
+            add address 10.32.0.1/12
+            add address fd00:1:2::a20:1/64
+            add route 0.0.0.0/0 via 10.32.0.254
+            add route 198.51.100.7/24"#]]
+        .assert_eq(&words.join("\n"));
+    }
+}

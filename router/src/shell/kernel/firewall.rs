@@ -131,3 +131,56 @@ fn wanted(spec: &FirewallSpec) -> (Vec<Chain>, Vec<Rule>) {
     }
     (vec![FORWARD, POSTROUTING], rules)
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    fn check(masquerade: Option<(Ipv4Net, Ipv6Net)>, expected: &Expect) {
+        let (chains, rules) = wanted(&FirewallSpec { bridge: "weave0".to_owned(), masquerade });
+        let mut text = String::new();
+        for chain in chains {
+            text.push_str(&format!("{} ({} at {})\n", chain.name, chain.kind, chain.priority));
+            for rule in rules.iter().filter(|rule| rule.chain == chain.name) {
+                text.push_str(&format!("    {}, {} expressions\n", rule.comment, rule.expressions.len()));
+            }
+        }
+        expected.assert_eq(&text);
+    }
+
+    #[test]
+    fn hidden_host_lets_nothing_in_or_out() {
+        check(
+            None,
+            &expect![[r#"
+            input (filter at 0)
+                hidden host: not reached from weave0, 4 expressions
+            forward (filter at 0)
+                within weave0, 5 expressions
+                hidden host: nothing leaves weave0, 4 expressions
+                hidden host: nothing enters weave0, 4 expressions
+        "#]],
+        );
+    }
+
+    #[test]
+    fn exposed_host_masquerades_and_lets_answers_in() {
+        let ranges = ("10.32.0.1/12".parse().expect("v4"), "fd00:1:2::/64".parse().expect("v6"));
+        check(
+            Some(ranges),
+            &expect![[r#"
+            forward (filter at 0)
+                within weave0, 5 expressions
+                containers of weave0 reach outside, 3 expressions
+                answers to weave0, 6 expressions
+                published ports on weave0, 6 expressions
+                nothing else enters weave0 in clear, 4 expressions
+            postrouting (nat at 100)
+                masquerade 10.32.0.0/12 leaving weave0, 13 expressions
+                masquerade fd00:1:2::/64 leaving weave0, 13 expressions
+        "#]],
+        );
+    }
+}

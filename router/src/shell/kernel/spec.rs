@@ -228,3 +228,66 @@ pub(super) fn show_mac(mac: &[u8]) -> String {
 fn bad(field: &'static str, got: impl ToString, want: impl Into<String>) -> KernelError {
     KernelError::BadSpec { field, got: got.to_string(), want: want.into() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> AttachSpec {
+        AttachSpec {
+            host_ifname: "vw0123456789a".to_owned(),
+            container_ifname: "eth0".to_owned(),
+            netns: Netns::Path("/run/netns/a".into()),
+            mac: [0x0a, 0x77, 10, 32, 0, 1],
+            v4: "10.32.0.1/12".parse().expect("v4"),
+            v6: "fd00:1:2::a20:1/64".parse().expect("v6"),
+            mtu: 1410,
+            gso_max_size: 63_000,
+            routes: vec![("0.0.0.0/0".parse().expect("net"), Some(IpAddr::from([10, 32, 0, 254])))],
+        }
+    }
+
+    fn error(change: impl FnOnce(&mut AttachSpec)) -> String {
+        let mut spec = spec();
+        change(&mut spec);
+        spec.validate().expect_err("must be refused").to_string()
+    }
+
+    #[test]
+    fn errors_say_what_came_and_what_would_do() {
+        spec().validate().expect("valid");
+        assert_eq!(error(|spec| spec.mtu = 1279), "bad mtu (got `1279`, want 1280 to 65535)");
+        assert_eq!(
+            error(|spec| spec.gso_max_size = 65_537),
+            "bad gso_max_size (got `65537`, want 4096 to 65536)"
+        );
+        assert_eq!(
+            error(|spec| spec.mac[0] = 1),
+            "bad hardware address (got `01:77:0a:20:00:01`, want a unicast address)"
+        );
+        assert_eq!(
+            error(|spec| spec.host_ifname = "eth0".to_owned()),
+            "bad host interface name (got `eth0`, want one that starts with `vw`)"
+        );
+        assert_eq!(
+            error(|spec| spec.routes[0].1 = Some("fe80::1".parse().expect("v6"))),
+            "bad gateway (got `fe80::1`, want an IPv4 address for 0.0.0.0/0)"
+        );
+        assert_eq!(
+            error(|spec| spec.v4 = "224.0.0.1/4".parse().expect("v4")),
+            "bad IPv4 address (got `224.0.0.1/4`, want a unicast address)"
+        );
+    }
+
+    #[test]
+    fn names_follow_the_kernels_rules() {
+        for good in ["eth0", "a", "interface-15-ch", "eth0.100", "é"] {
+            check_ifname("name", good).expect(good);
+        }
+        for bad in
+            ["", "interface-16-cha", ".", "..", "a/b", "a b", "a:b", "eth%d", "all", "default", "lo", "a\n"]
+        {
+            check_ifname("name", bad).expect_err(bad);
+        }
+    }
+}

@@ -107,3 +107,32 @@ fn is_private_bridge(link: &Link) -> bool {
 fn has_default_route(routes: &[Route], ifindex: u32) -> bool {
     routes.iter().any(|route| route.destination.prefix_len() == 0 && route.ifindex == Some(ifindex))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(ifindex: u32, name: &str, kind: Option<InfoKind>) -> Link {
+        Link { ifindex, name: name.to_owned(), kind, up: true, ..Link::default() }
+    }
+
+    #[test]
+    fn our_own_and_private_devices_carry_no_underlay() {
+        let bridge = Some(InfoKind::Bridge);
+        let links = vec![
+            Link { loopback: true, ..link(1, "lo", None) },
+            link(2, "eth0", None),
+            link(3, "weave0", bridge.clone()),
+            Link { master: Some(3), ..link(4, "vw01", Some(InfoKind::Veth)) },
+            link(5, "docker0", bridge.clone()),
+            link(6, "br-0123456789ab", bridge.clone()),
+            // A bridge that the host itself lives on.
+            link(7, "br0", bridge),
+            Link { up: false, ..link(8, "eth1", None) },
+            // A host that is itself a container.
+            link(9, "eth2", Some(InfoKind::Veth)),
+        ];
+        let names: Vec<_> = candidates(links, "weave0").into_iter().map(|link| link.name).collect();
+        assert_eq!(names, ["eth0", "br0", "eth2"]);
+    }
+}

@@ -145,3 +145,38 @@ fn nftables_event(own_port: u32, bytes: &[u8]) -> Vec<KernelEvent> {
     });
     if foreign { vec![KernelEvent::Nftables] } else { Vec::new() }
 }
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_netfilter::{
+        NetfilterHeader, NetfilterProtoFamily,
+        nftables::{GenAttribute, GenMessage},
+    };
+
+    use super::*;
+    use crate::shell::kernel::{links, wire::append};
+
+    #[test]
+    fn own_changes_of_nftables_are_no_news() {
+        let inner = NfTablesMessage::NewGen(GenMessage { attributes: vec![GenAttribute::Id(9)] });
+        let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, 0);
+        let mut bytes = Vec::new();
+        append(&mut bytes, NetfilterMessage::new(header, inner), 0, 1);
+        bytes[12..16].copy_from_slice(&77u32.to_ne_bytes());
+        assert_eq!(nftables_event(77, &bytes), []);
+        assert_eq!(nftables_event(78, &bytes), [KernelEvent::Nftables]);
+    }
+
+    #[test]
+    fn only_devices_of_the_fabric_are_news() {
+        let event = |name: &str| {
+            let mut bytes = Vec::new();
+            append(&mut bytes, RouteNetlinkMessage::DelLink(links::named(name)), 0, 1);
+            link_event("weave0", &bytes)
+        };
+        assert_eq!(event("eth0"), []);
+        for ours in ["weave0", "vw0123456789a"] {
+            assert_eq!(event(ours), [KernelEvent::LinkGone { ifname: ours.to_owned() }]);
+        }
+    }
+}

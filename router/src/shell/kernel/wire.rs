@@ -176,14 +176,7 @@ impl Wire {
 
     fn push<M: NetlinkSerializable>(&mut self, datagram: &mut Vec<u8>, message: M, flags: u16) -> u32 {
         self.sequence = self.sequence.wrapping_add(1);
-        let mut message =
-            NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(message));
-        message.header.flags = flags;
-        message.header.sequence_number = self.sequence;
-        message.finalize();
-        let start = datagram.len();
-        datagram.resize(start + message.buffer_len().next_multiple_of(4), 0);
-        message.serialize(&mut datagram[start..]);
+        append(datagram, message, flags, self.sequence);
         self.sequence
     }
 
@@ -244,6 +237,17 @@ impl Wire {
     }
 }
 
+/// Writes one framed message behind those that are in the datagram already.
+pub(super) fn append<M: NetlinkSerializable>(datagram: &mut Vec<u8>, message: M, flags: u16, sequence: u32) {
+    let mut message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(message));
+    message.header.flags = flags;
+    message.header.sequence_number = sequence;
+    message.finalize();
+    let start = datagram.len();
+    datagram.resize(start + message.buffer_len().next_multiple_of(4), 0);
+    message.serialize(&mut datagram[start..]);
+}
+
 fn io_refusal(errno: io::Error) -> Refusal {
     Refusal { errno, note: String::new() }
 }
@@ -297,4 +301,50 @@ fn extended_message(payload: &[u8]) -> String {
         .find(|attribute| attribute.kind() == EXTENDED_ACK_MESSAGE)
         .map(|attribute| String::from_utf8_lossy(attribute.value()).trim_end_matches('\0').to_owned())
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::RouteNetlinkMessage;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::shell::kernel::links;
+
+    #[test]
+    fn messages_of_a_datagram_are_told_apart() {
+        let mut datagram = Vec::new();
+        for (sequence, name) in [(7, "weave0"), (8, "a"), (9, "interface-15-ch")] {
+            append(&mut datagram, RouteNetlinkMessage::GetLink(links::named(name)), NLM_F_REQUEST, sequence);
+        }
+        let sequences: Vec<_> = frames(&datagram).map(|frame| frame.sequence_number()).collect();
+        assert_eq!(sequences, [7, 8, 9]);
+    }
+
+    #[test]
+    fn the_kernels_words_are_kept() {
+        let mut payload = vec![0; HEADER_LEN];
+        payload.extend([8, 0, 2, 0, 1, 2, 3, 4]); // an attribute that we do not know
+        payload.extend([11, 0, 1, 0]);
+        payload.extend(b"no gate\0");
+        let mut error = ErrorMessage::default();
+        error.code = std::num::NonZeroI32::new(-22);
+        error.header = payload;
+        let refused = refusal(&error, ACK_TLVS).expect("a refusal");
+        assert_eq!((refused.errno.raw_os_error(), refused.note.as_str()), (Some(22), "no gate"));
+        assert_eq!(refusal(&error, 0).expect("a refusal").note, "");
+        error.code = None;
+        assert!(refusal(&error, 0).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
+            for frame in frames(&bytes) {
+                let _ = parse::<RouteNetlinkMessage>(&frame);
+                let _ = parse::<netlink_packet_netfilter::NetfilterMessage>(&frame);
+            }
+            let _ = extended_message(&bytes);
+        }
+    }
 }
