@@ -5,7 +5,9 @@
 
 use netlink_packet_route::{
     RouteNetlinkMessage as Message,
-    link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo},
+    link::{
+        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo,
+    },
 };
 use netlink_sys::protocols::NETLINK_ROUTE;
 use std::os::fd::AsRawFd;
@@ -17,7 +19,8 @@ use super::{
     links::{self, CREATE_NEW, Link},
     netns::{NetnsId, OpenNetns},
     spec::{AttachSpec, Attached, Mismatch, check_port_name},
-    wire::Wire,
+    sysctl::{self, Warning},
+    wire::{Reply, Request, Wire},
 };
 
 /// Runs on a thread of its own, which it leaves in the container's namespace. Also returns the socket to the host, with which the
@@ -101,9 +104,31 @@ fn host_mac(container: [u8; 6]) -> [u8; 6] {
 fn configure(host: &mut Wire, inside: &mut Inside, spec: &AttachSpec) -> Result<Attached> {
     let (container_ifindex, warnings) = inside.configure(spec)?;
     let port = links::require(host, &spec.host_ifname)?;
+    // Two requests in one system call: without the first, the port would choose a link-local address the moment it is up, and speak to
+    // the container with it.
+    let mut quiet = links::about(port.ifindex);
+    quiet.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![
+        AfSpecInet6::AddrGenMode(In6AddrGenMode::None),
+    ])]));
     let mut message = links::up(links::about(port.ifindex));
     message.attributes.extend(PortRole::Container.difference(&port.port));
-    links::change(host, message, &spec.host_ifname)?;
+    let requests = [quiet, message].map(|message| Request {
+        message: Message::NewLink(message),
+        flags: 0,
+        reply: Reply::Acknowledged,
+    });
+    let mut answers = host.exchange(Vec::from(requests)).into_iter();
+    let mut warnings = warnings;
+    if let Some(Err(refusal)) = answers.next() {
+        // A kernel without IPv6 has nothing to silence.
+        warnings.extend(
+            sysctl::ipv6_present()
+                .then(|| Warning(format!("cannot silence IPv6 on `{}`: {}", port.name, refusal.errno))),
+        );
+    }
+    answers
+        .try_for_each(|answer| answer.map(|_| ()))
+        .map_err(|refusal| refusal.during("set up port", &spec.host_ifname))?;
     let host_mac = port.mac.as_slice().try_into().unwrap_or_default();
     Ok(Attached { host_mac, host_ifindex: port.ifindex, container_ifindex, warnings })
 }

@@ -86,7 +86,11 @@ fn bridge_difference(link: &Link, spec: &BridgeSpec) -> Option<LinkMessage> {
     // No spanning tree: the fabric is one port to this bridge, and waiting 30 s for a port to forward would fail every attachment.
     // No snooping: it drops multicast that nobody has yet asked for, until a querier appears that never comes.
     let wanted = [InfoBridge::StpState(BridgeStpState::Disabled), InfoBridge::MulticastSnooping(false)];
-    let data: Vec<InfoBridge> = wanted.into_iter().filter(|want| !link.bridge.contains(want)).collect();
+    let mut data: Vec<InfoBridge> = wanted.into_iter().filter(|want| !link.bridge.contains(want)).collect();
+    // Tagged frames of containers pass as they are. Kernels built without VLAN filtering neither report nor accept the setting.
+    if link.bridge.contains(&InfoBridge::VlanFiltering(true)) {
+        data.push(InfoBridge::VlanFiltering(false));
+    }
     if !data.is_empty() {
         let info = vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(InfoData::Bridge(data))];
         message.attributes.push(LinkAttribute::LinkInfo(info));
@@ -292,9 +296,19 @@ mod tests {
         assert_eq!(attributes(|link| link.up = false), []);
         let data = LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::MulticastSnooping(false)]));
         assert_eq!(
-            attributes(|link| link.bridge = vec![InfoBridge::StpState(BridgeStpState::Disabled)]),
+            attributes(|link| drop(link.bridge.remove(0))),
             [LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge), data])]
         );
+    }
+
+    #[test]
+    fn vlan_filtering_is_switched_off_only_where_it_is_on() {
+        assert_eq!(difference(|link| link.bridge.push(InfoBridge::VlanFiltering(false))), None);
+        let attributes = difference(|link| link.bridge.push(InfoBridge::VlanFiltering(true)))
+            .expect("a request")
+            .attributes;
+        let data = LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::VlanFiltering(false)]));
+        assert_eq!(attributes, [LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge), data])]);
     }
 
     #[test]
