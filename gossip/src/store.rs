@@ -1,0 +1,525 @@
+//! All records that are known, filed by origin, with digests that follow every change.
+//!
+//! It knows nothing of signatures (what is inserted was verified), links or membership.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use crate::hash::Hasher;
+use crate::peer::PeerId;
+use crate::record::{Kind, Record, RecordKey};
+use crate::stats::DropReason;
+use crate::wire::{KEY_BUCKETS, KeyDigest, ORIGIN_BUCKETS, OriginDigest, Range, Standing};
+
+/// Origins at most: half as many again as the largest fabric that is simulated.
+pub const MAX_ORIGINS: usize = 16_384;
+
+/// Live records of one origin: eight times as many containers as anyone runs on a host.
+pub const MAX_RECORDS_PER_ORIGIN: usize = 8_192;
+
+/// Tombstones of one origin. The oldest go first; what they shielded against can then come back until its origin sees it.
+pub const MAX_TOMBSTONES_PER_ORIGIN: usize = 2_048;
+
+/// Peers removed from the fabric that are remembered, as many as there can be origins.
+const MAX_REMOVED: usize = MAX_ORIGINS;
+
+/// Records of origins whose keys are not known yet: some messages' worth, as the peer record is never far behind.
+const MAX_PARKED: usize = 512;
+
+/// Records parked for one origin, so that one unknown cannot push out all others.
+const MAX_PARKED_PER_ORIGIN: usize = 64;
+
+/// How a record compares with what is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judgement {
+    /// Newer than what is held, or nothing is.
+    News,
+    /// Exactly what is held.
+    Repeated,
+    /// Older than what is held.
+    Stale,
+    /// Another content with the version that is held. The greater one wins.
+    Equivocation,
+}
+
+/// All records.
+#[derive(Debug)]
+pub struct Store {
+    origins: BTreeMap<PeerId, Origin>,
+    removed: BTreeSet<PeerId>,
+    parked: Vec<Record>,
+    /// When each tombstone's next phase begins.
+    schedule: BTreeSet<(Instant, PeerId, RecordKey)>,
+    buckets: [u64; ORIGIN_BUCKETS],
+    tombstone_age: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Origin {
+    records: BTreeMap<RecordKey, Held>,
+    /// Tombstones by version, so that the oldest is at hand.
+    tombstones: BTreeSet<(u64, RecordKey)>,
+    buckets: [u64; KEY_BUCKETS],
+    standing: Option<Standing>,
+}
+
+#[derive(Debug)]
+struct Held {
+    record: Record,
+    phase: Phase,
+    /// When the next phase begins. Only for tombstones.
+    due: Option<Instant>,
+}
+
+/// Peers do not forget a tombstone at the same moment. The second phase covers the difference: whoever still counts it
+/// and offers it finds it known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Part of the digests.
+    Counted,
+    /// A tombstone past its age: no longer counted, still in the way of the record that it buried.
+    Shield,
+}
+
+impl Store {
+    /// An empty store, in which tombstones count for `tombstone_age` and shield for as long again.
+    pub fn new(tombstone_age: Duration) -> Self {
+        Store {
+            origins: BTreeMap::new(),
+            removed: BTreeSet::new(),
+            parked: Vec::new(),
+            schedule: BTreeSet::new(),
+            buckets: [0; ORIGIN_BUCKETS],
+            tombstone_age,
+        }
+    }
+
+    /// The record of an origin under a key, tombstones included.
+    pub fn get(&self, origin: PeerId, key: &RecordKey) -> Option<&Record> {
+        Some(&self.origins.get(&origin)?.records.get(key)?.record)
+    }
+
+    /// All records of one kind, without tombstones, by origin and key.
+    pub fn records(&self, kind: Kind) -> impl Iterator<Item = &Record> {
+        let first = RecordKey::only(kind);
+        self.origins.values().flat_map(move |origin| {
+            let ours = origin.records.range(first.clone()..).take_while(move |(key, _)| key.kind == kind);
+            ours.map(|(_, held)| &held.record).filter(|record| record.value.is_some())
+        })
+    }
+
+    /// All records of one origin, tombstones included.
+    pub fn of_origin(&self, origin: PeerId) -> impl Iterator<Item = &Record> {
+        self.origins
+            .get(&origin)
+            .into_iter()
+            .flat_map(|origin| origin.records.values().map(|held| &held.record))
+    }
+
+    /// All origins that have records.
+    pub fn origins(&self) -> impl Iterator<Item = PeerId> {
+        self.origins.keys().copied()
+    }
+
+    /// Compares a record with what is held, before the cost of a signature is spent on it.
+    pub fn judge(&self, record: &Record) -> Judgement {
+        let Some(origin) = self.origins.get(&record.origin) else { return Judgement::News };
+        let Some(held) = origin.records.get(&record.key) else {
+            return match origin.tombstones.first() {
+                // It was shed or would be at once.
+                Some((oldest, _))
+                    if record.value.is_none()
+                        && origin.is_full_of_tombstones()
+                        && record.version <= *oldest =>
+                {
+                    Judgement::Stale
+                }
+                Some(_) | None => Judgement::News,
+            };
+        };
+        match record.version.cmp(&held.record.version) {
+            std::cmp::Ordering::Less => Judgement::Stale,
+            std::cmp::Ordering::Greater => Judgement::News,
+            std::cmp::Ordering::Equal if *record == held.record => Judgement::Repeated,
+            std::cmp::Ordering::Equal => Judgement::Equivocation,
+        }
+    }
+
+    /// Takes in a verified record that supersedes what is held. Gives back what it replaced.
+    pub fn insert(&mut self, record: Record, now: Instant) -> Result<Option<Record>, DropReason> {
+        self.check_room(&record)?;
+        let (id, key) = (record.origin, record.key.clone());
+        let previous = self.take_out(id, &key);
+        let due = record.value.is_none().then(|| now + self.tombstone_age);
+        self.schedule.extend(due.map(|at| (at, id, key.clone())));
+        self.change(id, |origin| {
+            if record.value.is_none() {
+                origin.tombstones.insert((record.version, key.clone()));
+            }
+            origin.count(&record);
+            origin.records.insert(key, Held { record, phase: Phase::Counted, due });
+        });
+        Ok(previous)
+    }
+
+    /// Gives up the oldest tombstone of an origin that has too many. True when it had.
+    pub fn shed_tombstone(&mut self, id: PeerId) -> bool {
+        let Some(origin) = self.origins.get(&id) else { return false };
+        if origin.tombstones.len() <= MAX_TOMBSTONES_PER_ORIGIN {
+            return false;
+        }
+        let (_, key) = origin.tombstones.first().cloned().expect("there are too many");
+        self.take_out(id, &key);
+        true
+    }
+
+    /// Moves tombstones on to their next phase.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some((at, id, key)) = self.schedule.first().cloned()
+            && at <= now
+        {
+            let held = self.origins.get_mut(&id).and_then(|origin| origin.records.get_mut(&key));
+            let held = held.expect("whatever is scheduled is held");
+            match held.phase {
+                Phase::Counted => {
+                    let due = at + self.tombstone_age;
+                    held.due = Some(due);
+                    self.schedule.pop_first();
+                    self.schedule.insert((due, id, key.clone()));
+                    self.change(id, |origin| origin.stop_counting(&key));
+                }
+                Phase::Shield => drop(self.take_out(id, &key)),
+            }
+        }
+    }
+
+    /// When [`Store::handle_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.schedule.first().map(|(at, ..)| *at)
+    }
+
+    /// Drops all records of an origin and refuses them from now on. Gives back those that were alive.
+    pub fn remove_origin(&mut self, id: PeerId) -> Vec<Record> {
+        if self.removed.len() < MAX_REMOVED {
+            self.removed.insert(id);
+        }
+        self.parked.retain(|record| record.origin != id);
+        let keys: Vec<RecordKey> = self.of_origin(id).map(|record| record.key.clone()).collect();
+        let records = keys.iter().filter_map(|key| self.take_out(id, key));
+        records.filter(|record| record.value.is_some()).collect()
+    }
+
+    /// Whether an origin was removed.
+    pub fn is_removed(&self, id: PeerId) -> bool {
+        self.removed.contains(&id)
+    }
+
+    /// Notes how an origin stands as a member. Counts only while it has records.
+    pub fn set_standing(&mut self, id: PeerId, standing: Option<Standing>) {
+        if self.origins.get(&id).is_some_and(|origin| origin.standing != standing) {
+            self.change(id, |origin| origin.standing = standing);
+        }
+    }
+
+    /// Keeps a record until its origin's keys are known. Gives back how many others had to go.
+    pub fn park(&mut self, record: Record) -> usize {
+        let before = self.parked.len();
+        if let Some(same) = self.parked.iter_mut().find(|p| p.origin == record.origin && p.key == record.key)
+        {
+            if record.version > same.version {
+                *same = record;
+            }
+            return 0;
+        }
+        let of_same = self.parked.iter().filter(|p| p.origin == record.origin).count();
+        if of_same >= MAX_PARKED_PER_ORIGIN {
+            let oldest = self.parked.iter().position(|p| p.origin == record.origin).expect("there are some");
+            self.parked.remove(oldest);
+        } else if before >= MAX_PARKED {
+            self.parked.remove(0);
+        }
+        self.parked.push(record);
+        before + 1 - self.parked.len()
+    }
+
+    /// Takes out what was parked for an origin.
+    pub fn unpark(&mut self, id: PeerId) -> Vec<Record> {
+        self.parked.extract_if(.., |record| record.origin == id).collect()
+    }
+
+    /// Records waiting for their origin's keys.
+    pub fn parked(&self) -> usize {
+        self.parked.len()
+    }
+
+    /// The digest of everything.
+    pub fn root(&self) -> u64 {
+        let mut hasher = Hasher::default();
+        self.buckets.iter().for_each(|sum| hasher.write(&sum.to_be_bytes()));
+        hasher.finish()
+    }
+
+    /// The digests of all buckets of origins.
+    pub fn buckets(&self) -> &[u64; ORIGIN_BUCKETS] {
+        &self.buckets
+    }
+
+    /// The digests of the origins in some buckets and a range, in order.
+    pub fn origin_digests(&self, mask: u64, range: &Range<PeerId>) -> impl Iterator<Item = OriginDigest> {
+        let inside =
+            self.origins.range(bounds(range)).filter(move |(id, _)| mask & (1 << origin_bucket(**id)) != 0);
+        let digests =
+            inside.map(|(&origin, held)| (origin, held.sum(), held.standing)).filter(|(_, sum, _)| *sum != 0);
+        digests.map(|(origin, records, standing)| OriginDigest { origin, records, standing })
+    }
+
+    /// The digests of all buckets of an origin's keys, and how many records there are.
+    pub fn key_buckets(&self, id: PeerId) -> ([u64; KEY_BUCKETS], usize) {
+        self.origins.get(&id).map_or(([0; KEY_BUCKETS], 0), |origin| (origin.buckets, origin.records.len()))
+    }
+
+    /// An origin's counted keys in some buckets and a range, in order.
+    pub fn key_digests(&self, id: PeerId, mask: u16, range: &Range<RecordKey>) -> Vec<KeyDigest> {
+        let Some(origin) = self.origins.get(&id) else { return Vec::new() };
+        let inside =
+            origin.records.range(bounds(range)).filter(|(key, _)| mask & (1 << key_bucket(key)) != 0);
+        let counted = inside.filter(|(_, held)| held.phase == Phase::Counted);
+        counted
+            .map(|(key, held)| KeyDigest {
+                key: key.clone(),
+                version: held.record.version,
+                check: check(held.record.digest()),
+            })
+            .collect()
+    }
+
+    fn check_room(&self, record: &Record) -> Result<(), DropReason> {
+        match self.origins.get(&record.origin) {
+            Some(origin) if origin.records.contains_key(&record.key) => Ok(()),
+            Some(origin) if record.value.is_some() && origin.live() >= MAX_RECORDS_PER_ORIGIN => {
+                Err(DropReason::OriginFull)
+            }
+            None if self.origins.len() >= MAX_ORIGINS => Err(DropReason::OriginsFull),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn take_out(&mut self, id: PeerId, key: &RecordKey) -> Option<Record> {
+        let held = self.origins.get(&id)?.records.get(key)?;
+        if let Some(due) = held.due {
+            self.schedule.remove(&(due, id, key.clone()));
+        }
+        let mut taken = None;
+        self.change(id, |origin| {
+            origin.stop_counting(key);
+            taken = origin.records.remove(key).map(|held| held.record);
+            if let Some(record) = &taken {
+                origin.tombstones.remove(&(record.version, key.clone()));
+            }
+        });
+        taken
+    }
+
+    /// Changes an origin and keeps the bucket that it is part of in step.
+    fn change(&mut self, id: PeerId, change: impl FnOnce(&mut Origin)) {
+        let bucket = origin_bucket(id);
+        let origin = self.origins.entry(id).or_default();
+        let before = origin.digest(id);
+        change(origin);
+        let after = origin.digest(id);
+        if origin.records.is_empty() {
+            self.origins.remove(&id);
+        }
+        self.buckets[bucket] = self.buckets[bucket].wrapping_sub(before).wrapping_add(after);
+    }
+}
+
+impl Origin {
+    fn live(&self) -> usize {
+        self.records.len() - self.tombstones.len()
+    }
+
+    fn is_full_of_tombstones(&self) -> bool {
+        self.tombstones.len() >= MAX_TOMBSTONES_PER_ORIGIN
+    }
+
+    fn sum(&self) -> u64 {
+        self.buckets.iter().fold(0, |sum, bucket| sum.wrapping_add(*bucket))
+    }
+
+    /// What the origin adds to its bucket; nothing when nothing of it counts, as others may have forgotten it by then.
+    fn digest(&self, id: PeerId) -> u64 {
+        let sum = self.sum();
+        if sum == 0 {
+            return 0;
+        }
+        let mut hasher = Hasher::default();
+        hasher.write(&id.0);
+        hasher.write(&sum.to_be_bytes());
+        if let Some(standing) = self.standing {
+            hasher.write(&standing.incarnation.to_be_bytes());
+            hasher.write(&[standing.class as u8]);
+        }
+        hasher.finish()
+    }
+
+    fn count(&mut self, record: &Record) {
+        let bucket = &mut self.buckets[key_bucket(&record.key)];
+        *bucket = bucket.wrapping_add(record.digest());
+    }
+
+    fn stop_counting(&mut self, key: &RecordKey) {
+        let Some(held) = self.records.get_mut(key) else { return };
+        match held.phase {
+            Phase::Counted => {
+                held.phase = Phase::Shield;
+                let bucket = &mut self.buckets[key_bucket(key)];
+                *bucket = bucket.wrapping_sub(held.record.digest());
+            }
+            Phase::Shield => {}
+        }
+    }
+}
+
+/// The bucket of an origin. Ids are hashes, so that the first bits are as good as any.
+pub(crate) fn origin_bucket(id: PeerId) -> usize {
+    usize::from(id.0[0]) * ORIGIN_BUCKETS / 256
+}
+
+/// The bucket of a key within its origin.
+pub(crate) fn key_bucket(key: &RecordKey) -> usize {
+    let mut hasher = Hasher::default();
+    hasher.write(&[key.kind.0]);
+    hasher.write(&key.name);
+    usize::try_from(hasher.finish() % KEY_BUCKETS as u64).expect("a small number")
+}
+
+/// The part of a digest that goes along with a version.
+fn check(digest: u64) -> u32 {
+    u32::try_from(digest >> 32).expect("half of it")
+}
+
+fn bounds<T: Ord + Clone>(range: &Range<T>) -> (std::ops::Bound<T>, std::ops::Bound<T>) {
+    use std::ops::Bound::{Excluded, Included, Unbounded};
+    let empty = match (&range.after, &range.upto) {
+        (Some(after), Some(upto)) => after >= upto,
+        (Some(_) | None, _) => false,
+    };
+    match &range.after {
+        // A range that a hostile peer turned around would make a map panic; nothing lies in (x, x].
+        Some(after) if empty => (Excluded(after.clone()), Included(after.clone())),
+        Some(after) => (Excluded(after.clone()), range.upto.clone().map_or(Unbounded, Included)),
+        None => (Unbounded, range.upto.clone().map_or(Unbounded, Included)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AGE: Duration = Duration::from_secs(60);
+
+    fn record(origin: u8, name: u16, version: u64, value: Option<&[u8]>) -> Record {
+        let key = RecordKey::new(Kind::ENDPOINT, name.to_be_bytes());
+        let value = value.map(Into::into);
+        Record { origin: PeerId([origin; 16]), key, version, value, signature: [0; 64] }
+    }
+
+    fn digests(store: &Store) -> (u64, Vec<OriginDigest>) {
+        (store.root(), store.origin_digests(u64::MAX, &Range::all()).collect())
+    }
+
+    #[test]
+    fn digest_depends_on_content_and_not_on_the_way_there() {
+        let now = Instant::now();
+        let (mut one, mut other) = (Store::new(AGE), Store::new(AGE));
+        one.insert(record(1, 1, 1, Some(b"old")), now).unwrap();
+        one.insert(record(1, 1, 2, Some(b"new")), now).unwrap();
+        one.insert(record(9, 1, 1, None), now).unwrap();
+        other.insert(record(9, 1, 1, None), now).unwrap();
+        other.insert(record(7, 3, 1, Some(b"gone")), now).unwrap();
+        assert_ne!(digests(&one), digests(&other));
+        other.insert(record(1, 1, 2, Some(b"new")), now).unwrap();
+        other.remove_origin(PeerId([7; 16]));
+        assert_eq!(digests(&one), digests(&other));
+    }
+
+    #[test]
+    fn standing_counts_only_with_records() {
+        let now = Instant::now();
+        let mut store = Store::new(AGE);
+        let empty = digests(&store);
+        let standing = Some(Standing { incarnation: 3, class: crate::wire::Class::Dead });
+        store.set_standing(PeerId([1; 16]), standing);
+        assert_eq!(digests(&store), empty);
+        store.insert(record(1, 1, 1, Some(b"x")), now).unwrap();
+        let before = store.root();
+        store.set_standing(PeerId([1; 16]), standing);
+        assert_ne!(store.root(), before);
+        store.remove_origin(PeerId([1; 16]));
+        assert_eq!(digests(&store), empty);
+    }
+
+    #[test]
+    fn a_tombstone_counts_then_shields_then_goes() {
+        let now = Instant::now();
+        let mut store = Store::new(AGE);
+        let empty = store.root();
+        store.insert(record(1, 1, 5, None), now).unwrap();
+        assert_ne!(store.root(), empty);
+        store.handle_timeout(now + AGE);
+        assert_eq!(store.root(), empty);
+        assert_eq!(store.judge(&record(1, 1, 4, Some(b"buried"))), Judgement::Stale);
+        assert_eq!(store.key_digests(PeerId([1; 16]), u16::MAX, &Range::all()), []);
+        store.handle_timeout(now + 2 * AGE);
+        assert_eq!(store.get(PeerId([1; 16]), &record(1, 1, 0, None).key), None);
+        assert_eq!(store.poll_timeout(), None);
+    }
+
+    #[test]
+    fn tombstones_of_an_origin_are_bounded() {
+        let now = Instant::now();
+        let mut store = Store::new(AGE);
+        let limit = u16::try_from(MAX_TOMBSTONES_PER_ORIGIN).unwrap();
+        for n in 0..=limit {
+            store.insert(record(1, n, u64::from(n) + 1, None), now).unwrap();
+        }
+        assert!(store.shed_tombstone(PeerId([1; 16])));
+        assert!(!store.shed_tombstone(PeerId([1; 16])));
+        assert_eq!(store.judge(&record(1, 0, 1, None)), Judgement::Stale, "the oldest was shed");
+        assert_eq!(store.of_origin(PeerId([1; 16])).count(), MAX_TOMBSTONES_PER_ORIGIN);
+    }
+
+    #[test]
+    fn live_records_of_an_origin_are_bounded() {
+        let now = Instant::now();
+        let mut store = Store::new(AGE);
+        let limit = u16::try_from(MAX_RECORDS_PER_ORIGIN).unwrap();
+        for n in 0..limit {
+            store.insert(record(1, n, 1, Some(b"")), now).unwrap();
+        }
+        assert_eq!(store.insert(record(1, limit, 1, Some(b"")), now), Err(DropReason::OriginFull));
+        store.insert(record(1, 0, 2, Some(b"a newer version fits")), now).unwrap();
+    }
+
+    #[test]
+    fn the_parking_lot_is_bounded_and_fair() {
+        let mut store = Store::new(AGE);
+        store.park(record(1, 1, 1, Some(b"early")));
+        let shed: usize = (0..1000).map(|n| store.park(record(2, n, 1, Some(b"flood")))).sum();
+        assert_eq!(shed, 1000 - MAX_PARKED_PER_ORIGIN);
+        assert_eq!(store.unpark(PeerId([1; 16])).len(), 1);
+        assert_eq!(store.unpark(PeerId([2; 16])).len(), MAX_PARKED_PER_ORIGIN);
+        assert_eq!(store.parked(), 0);
+    }
+
+    #[test]
+    fn a_range_turned_around_is_empty() {
+        let mut store = Store::new(AGE);
+        store.insert(record(5, 1, 1, Some(b"x")), Instant::now()).unwrap();
+        let range = Range { after: Some(PeerId([9; 16])), upto: Some(PeerId([1; 16])) };
+        assert_eq!(store.origin_digests(u64::MAX, &range).count(), 0);
+        let range = Range { after: Some(PeerId([9; 16])), upto: Some(PeerId([9; 16])) };
+        assert_eq!(store.origin_digests(u64::MAX, &range).count(), 0);
+    }
+}
