@@ -1,0 +1,310 @@
+//! Finds out which neighbours do not answer: probes, repeats, helpers, and doubt in oneself (Lifeguard).
+//!
+//! It knows neighbours by id only and decides nothing about members: a failed round is reported, and others judge.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::config::Config;
+use crate::peer::PeerId;
+use crate::rng::Rng;
+
+/// Lifeguard's limit of the doubt in oneself: a peer in trouble probes nine times slower, and no slower than that.
+const MAX_DOUBT: u32 = 8;
+
+/// Direct probes in one round. At 5 % loss each way, one in a thousand rounds fails by chance.
+const ATTEMPTS: u32 = 3;
+
+/// Probes under way for others. Each neighbour may ask for some; beyond that somebody is flooding.
+const MAX_RELAYS: usize = 64;
+
+/// What is to be done about probing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Send a probe.
+    Probe { to: PeerId, nonce: u32 },
+    /// Ask helpers to probe; tell [`Detector::asked`] how many.
+    AskHelpers { target: PeerId, nonce: u32 },
+    /// Nobody got an answer in this round.
+    Failed { peer: PeerId },
+}
+
+/// What an answer was good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// It ends a round of ours.
+    Ours,
+    /// It belongs to a request of `to`.
+    Relay { to: PeerId, nonce: u32 },
+    /// Nobody waits for it.
+    Stray,
+}
+
+#[derive(Debug)]
+pub(crate) struct Detector {
+    watched: BTreeMap<PeerId, Watch>,
+    relays: BTreeMap<u32, Relay>,
+    doubt: u32,
+    period: Duration,
+    timeout: Duration,
+}
+
+#[derive(Debug)]
+struct Watch {
+    next_round: Instant,
+    round: Option<Round>,
+}
+
+#[derive(Debug)]
+struct Round {
+    nonce: u32,
+    ends: Instant,
+    attempts: u32,
+    next_attempt: Instant,
+    /// Helpers that were asked and did not say that they heard.
+    silent_helpers: u32,
+    helped: Helped,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Helped {
+    NotAsked,
+    Asked,
+}
+
+#[derive(Debug)]
+struct Relay {
+    target: PeerId,
+    requester: PeerId,
+    nonce: u32,
+    expires: Instant,
+}
+
+impl Detector {
+    pub(crate) fn new(config: &Config) -> Self {
+        let (period, timeout) = (config.probe_period, config.probe_timeout);
+        Detector { watched: BTreeMap::new(), relays: BTreeMap::new(), doubt: 0, period, timeout }
+    }
+
+    /// Begins to probe a neighbour, at once.
+    pub(crate) fn watch(&mut self, peer: PeerId, now: Instant) {
+        self.watched.entry(peer).or_insert(Watch { next_round: now, round: None });
+    }
+
+    /// No longer probes a neighbour.
+    pub(crate) fn unwatch(&mut self, peer: PeerId) {
+        self.watched.remove(&peer);
+    }
+
+    /// One plus the doubt in oneself.
+    pub(crate) fn multiplier(&self) -> u32 {
+        1 + self.doubt
+    }
+
+    /// Somebody accused us wrongly: perhaps it is us that is slow.
+    pub(crate) fn doubt(&mut self) {
+        self.doubt = (self.doubt + 1).min(MAX_DOUBT);
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant, rng: &mut Rng) -> Vec<Action> {
+        self.relays.retain(|_, relay| relay.expires > now);
+        let (period, timeout) = (self.period * self.multiplier(), self.timeout);
+        let mut actions = Vec::new();
+        let mut doubts = 0;
+        for (&peer, watch) in &mut self.watched {
+            if let Some(round) = &watch.round
+                && round.ends <= now
+            {
+                // Helpers that heard us show that the trouble is elsewhere.
+                doubts += match round.helped {
+                    Helped::NotAsked => 1,
+                    Helped::Asked => round.silent_helpers,
+                };
+                watch.round = None;
+                actions.push(Action::Failed { peer });
+            }
+            match &mut watch.round {
+                None if watch.next_round <= now => {
+                    let nonce = rng.next() as u32;
+                    watch.next_round = now + rng.jitter(period);
+                    watch.round = Some(Round {
+                        nonce,
+                        ends: watch.next_round,
+                        attempts: 1,
+                        next_attempt: now + timeout,
+                        silent_helpers: 0,
+                        helped: Helped::NotAsked,
+                    });
+                    actions.push(Action::Probe { to: peer, nonce });
+                }
+                Some(round) if round.next_attempt <= now && round.attempts < ATTEMPTS => {
+                    let nonce = round.nonce;
+                    round.attempts += 1;
+                    round.next_attempt = now + timeout;
+                    actions.push(Action::Probe { to: peer, nonce });
+                    if round.helped == Helped::NotAsked {
+                        actions.push(Action::AskHelpers { target: peer, nonce });
+                    }
+                }
+                Some(_) | None => {}
+            }
+        }
+        self.doubt = (self.doubt + doubts).min(MAX_DOUBT);
+        actions
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let watches = self.watched.values().map(|watch| match &watch.round {
+            None => watch.next_round,
+            Some(round) if round.attempts < ATTEMPTS => round.next_attempt.min(round.ends),
+            Some(round) => round.ends,
+        });
+        watches.min()
+    }
+
+    /// So many helpers were asked about `target`.
+    pub(crate) fn asked(&mut self, target: PeerId, helpers: u32) {
+        if let Some(round) = self.watched.get_mut(&target).and_then(|watch| watch.round.as_mut())
+            && helpers > 0
+        {
+            (round.helped, round.silent_helpers) = (Helped::Asked, helpers);
+        }
+    }
+
+    /// A probe came back from `from`.
+    pub(crate) fn handle_ack(&mut self, from: PeerId, nonce: u32) -> Answer {
+        if let Some(watch) = self.watched.get_mut(&from)
+            && watch.round.as_ref().is_some_and(|round| round.nonce == nonce)
+        {
+            watch.round = None;
+            self.doubt = self.doubt.saturating_sub(1);
+            return Answer::Ours;
+        }
+        match self.relays.get(&nonce) {
+            Some(relay) if relay.target == from => {
+                let answer = Answer::Relay { to: relay.requester, nonce: relay.nonce };
+                self.relays.remove(&nonce);
+                answer
+            }
+            Some(_) | None => Answer::Stray,
+        }
+    }
+
+    /// A helper got an answer. The nonce tells whose; it is only known to helpers that were asked.
+    pub(crate) fn handle_relayed_ack(&mut self, nonce: u32) -> Option<PeerId> {
+        let (&peer, watch) = self.round_of(nonce)?;
+        watch.round = None;
+        self.doubt = self.doubt.saturating_sub(1);
+        Some(peer)
+    }
+
+    /// A helper heard us.
+    pub(crate) fn handle_nack(&mut self, nonce: u32) {
+        if let Some((_, watch)) = self.round_of(nonce)
+            && let Some(round) = &mut watch.round
+        {
+            round.silent_helpers = round.silent_helpers.saturating_sub(1);
+        }
+    }
+
+    /// Begins a probe on behalf of `requester`. Gives back its nonce, or nothing when too many are under way.
+    pub(crate) fn relay(
+        &mut self,
+        requester: PeerId,
+        target: PeerId,
+        nonce: u32,
+        now: Instant,
+        rng: &mut Rng,
+    ) -> Option<u32> {
+        if self.relays.len() >= MAX_RELAYS {
+            return None;
+        }
+        let ours = rng.next() as u32;
+        self.relays.insert(ours, Relay { target, requester, nonce, expires: now + self.period });
+        Some(ours)
+    }
+
+    fn round_of(&mut self, nonce: u32) -> Option<(&PeerId, &mut Watch)> {
+        self.watched
+            .iter_mut()
+            .find(|(_, watch)| watch.round.as_ref().is_some_and(|round| round.nonce == nonce))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: PeerId = PeerId([1; 16]);
+    const HELPER: PeerId = PeerId([2; 16]);
+
+    fn start() -> (Detector, Rng, Instant) {
+        let now = Instant::now();
+        let mut detector = Detector::new(&Config::default());
+        detector.watch(PEER, now);
+        (detector, Rng::new(1), now)
+    }
+
+    fn run_until_failed(detector: &mut Detector, rng: &mut Rng, now: &mut Instant) -> Vec<Action> {
+        let mut all = Vec::new();
+        while !all.contains(&Action::Failed { peer: PEER }) {
+            *now = detector.poll_timeout().expect("something is watched").max(*now);
+            all.extend(detector.handle_timeout(*now, rng));
+        }
+        all
+    }
+
+    #[test]
+    fn silence_is_probed_repeatedly_then_reported() {
+        let (mut detector, mut rng, mut now) = start();
+        let actions = run_until_failed(&mut detector, &mut rng, &mut now);
+        assert!(matches!(
+            actions[..],
+            [
+                Action::Probe { nonce: one, .. },
+                Action::Probe { nonce: two, .. },
+                Action::AskHelpers { .. },
+                Action::Probe { .. } | Action::AskHelpers { .. },
+                ..,
+                Action::Failed { .. },
+                Action::Probe { .. },
+            ] if one == two
+        ));
+        assert_eq!(detector.multiplier(), 2, "without helpers the fault may be ours");
+    }
+
+    #[test]
+    fn an_answer_ends_the_round() {
+        let (mut detector, mut rng, now) = start();
+        let [Action::Probe { nonce, .. }] = detector.handle_timeout(now, &mut rng)[..] else {
+            panic!("one probe")
+        };
+        assert_eq!(detector.handle_ack(HELPER, nonce), Answer::Stray, "somebody else cannot answer");
+        assert_eq!(detector.handle_ack(PEER, nonce), Answer::Ours);
+        assert_eq!(detector.handle_ack(PEER, nonce), Answer::Stray);
+    }
+
+    #[test]
+    fn helpers_that_hear_us_take_the_doubt_away() {
+        let (mut detector, mut rng, now) = start();
+        let [Action::Probe { nonce, .. }] = detector.handle_timeout(now, &mut rng)[..] else {
+            panic!("one probe")
+        };
+        detector.asked(PEER, 2);
+        detector.handle_nack(nonce);
+        detector.handle_nack(nonce);
+        let mut now = now;
+        run_until_failed(&mut detector, &mut rng, &mut now);
+        assert_eq!(detector.multiplier(), 1);
+    }
+
+    #[test]
+    fn a_relay_hands_the_answer_to_whom_it_belongs() {
+        let (mut detector, mut rng, now) = start();
+        let ours = detector.relay(HELPER, PEER, 77, now, &mut rng).unwrap();
+        assert_eq!(detector.handle_ack(HELPER, ours), Answer::Stray);
+        assert_eq!(detector.handle_ack(PEER, ours), Answer::Relay { to: HELPER, nonce: 77 });
+        let started = (0..1000).filter(|&n| detector.relay(HELPER, PEER, n, now, &mut rng).is_some()).count();
+        assert_eq!(started, MAX_RELAYS);
+    }
+}

@@ -1,0 +1,404 @@
+//! Which few peers to keep a gossip link with: a sparse random graph that stays connected.
+//!
+//! Each peer looks for [`Config::target_degree`] neighbours among the living, at random, and accepts up to
+//! [`Config::max_degree`]. A neighbour too many is only let go when it says that it has more than it needs itself. A link
+//! that merely exists (for traffic) is no neighbour. One dead peer at a time is dialled again, so that the halves of a
+//! partition find each other. It knows neither messages nor records.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use crate::config::Config;
+use crate::peer::PeerId;
+use crate::rng::Rng;
+
+/// How long a peer that did not come up, or turned us away, is passed over while there are others.
+const AVOID: Duration = Duration::from_secs(30);
+
+/// How often the graph of all published adjacencies is searched for peers that are cut off: it costs a walk over everybody.
+const BRIDGE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Peers passed over at a time; beyond that the first to expire is forgotten.
+const MAX_AVOIDED: usize = 256;
+
+/// Neighbours above the maximum that are accepted when they have nobody else: they could not join otherwise.
+const NEEDY_EXTRA: usize = 8;
+
+/// Below this number of neighbours a peer counts as needy: one link lost and it would be alone.
+const NEEDY_BELOW: u8 = 2;
+
+/// What is to be done about links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Make a session to it and keep it.
+    Want(PeerId),
+    /// The session is no longer needed here.
+    Drop(PeerId),
+    /// It is a neighbour now, over a link that is up.
+    Adopt(PeerId),
+    /// It is no neighbour any more; tell it.
+    Prune(PeerId),
+    /// It is no neighbour any more, by its own word. The session is kept.
+    Unwatch(PeerId),
+}
+
+/// What the mesh needs to know of the world when it looks around.
+#[derive(Debug, Default)]
+pub struct View {
+    /// Peers that are alive, or may be, without this one.
+    pub alive: Vec<PeerId>,
+    /// Dead peers that are worth another try.
+    pub dead: Vec<PeerId>,
+    /// Peers that are alive and to which the published adjacencies show no way.
+    pub cut_off: Vec<PeerId>,
+    /// Peers with a link that is up.
+    pub linked: BTreeSet<PeerId>,
+}
+
+/// How far to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// [`View::cut_off`] is not needed.
+    Peers,
+    /// All of the view.
+    Graph,
+}
+
+/// The neighbours of this peer, present and wished for.
+#[derive(Debug)]
+pub struct Mesh {
+    neighbours: BTreeMap<PeerId, u8>,
+    /// Wanted, not up yet, and when patience ends.
+    dialling: BTreeMap<PeerId, Instant>,
+    avoided: BTreeMap<PeerId, Instant>,
+    next_look: Instant,
+    next_reconnect: Instant,
+    next_bridge: Instant,
+    target: usize,
+    max: usize,
+    look_interval: Duration,
+    reconnect_interval: Duration,
+    patience: Duration,
+}
+
+impl Mesh {
+    /// No neighbours yet.
+    pub fn new(config: &Config, now: Instant) -> Self {
+        Mesh {
+            neighbours: BTreeMap::new(),
+            dialling: BTreeMap::new(),
+            avoided: BTreeMap::new(),
+            next_look: now,
+            next_reconnect: now + config.reconnect_interval,
+            next_bridge: now + BRIDGE_INTERVAL,
+            target: config.target_degree,
+            max: config.max_degree,
+            look_interval: config.mesh_interval,
+            reconnect_interval: config.reconnect_interval,
+            patience: config.dial_patience,
+        }
+    }
+
+    /// The neighbours, by id.
+    pub fn neighbours(&self) -> impl Iterator<Item = PeerId> {
+        self.neighbours.keys().copied()
+    }
+
+    /// Whether a peer is a neighbour.
+    pub fn is_neighbour(&self, peer: PeerId) -> bool {
+        self.neighbours.contains_key(&peer)
+    }
+
+    /// Number of neighbours.
+    pub fn degree(&self) -> u8 {
+        u8::try_from(self.neighbours.len()).unwrap_or(u8::MAX)
+    }
+
+    /// Whether a session to `peer` was asked for and not given up.
+    pub fn wants(&self, peer: PeerId) -> bool {
+        self.is_neighbour(peer) || self.dialling.contains_key(&peer)
+    }
+
+    /// A link came up.
+    pub fn handle_link_up(&mut self, peer: PeerId) -> Vec<Action> {
+        if self.is_neighbour(peer) {
+            return vec![Action::Adopt(peer)];
+        }
+        if self.wants(peer) || self.neighbours.len() < self.target {
+            return self.adopt(peer);
+        }
+        Vec::new()
+    }
+
+    /// A link went down. True when it was a neighbour's; it is wanted still.
+    pub fn handle_link_down(&mut self, peer: PeerId, now: Instant) -> bool {
+        let was = self.neighbours.remove(&peer).is_some();
+        if was {
+            self.dialling.insert(peer, now + self.patience);
+            self.look_soon(now);
+        }
+        was
+    }
+
+    /// A peer with so many neighbours regards us as one more.
+    pub fn handle_claim(&mut self, peer: PeerId, degree: u8) -> Vec<Action> {
+        if let Some(known) = self.neighbours.get_mut(&peer) {
+            *known = degree;
+            return Vec::new();
+        }
+        let limit = if degree < NEEDY_BELOW { self.max + NEEDY_EXTRA } else { self.max };
+        if !self.wants(peer) && self.neighbours.len() >= limit {
+            return vec![Action::Prune(peer)];
+        }
+        let actions = self.adopt(peer);
+        self.neighbours.insert(peer, degree);
+        actions
+    }
+
+    /// A neighbour told its number of neighbours.
+    pub fn note_degree(&mut self, peer: PeerId, degree: u8) {
+        if let Some(known) = self.neighbours.get_mut(&peer) {
+            *known = degree;
+        }
+    }
+
+    /// A peer does not want us as a neighbour.
+    pub fn handle_prune(&mut self, peer: PeerId, now: Instant) -> Vec<Action> {
+        if !self.wants(peer) {
+            return Vec::new();
+        }
+        self.avoid(peer, now);
+        if self.neighbours.keys().any(|other| *other != peer) {
+            return self.let_go(peer, now);
+        }
+        // It is all that we have: the link stays for a while, so that we can learn from it whom to ask instead.
+        self.neighbours.remove(&peer);
+        self.dialling.insert(peer, now + self.patience);
+        self.look_soon(now);
+        vec![Action::Unwatch(peer)]
+    }
+
+    /// A peer died, left or was removed.
+    pub fn handle_gone(&mut self, peer: PeerId, now: Instant) -> Vec<Action> {
+        self.let_go(peer, now)
+    }
+
+    /// Somebody may be worth a link: looks around soon instead of at the next interval.
+    pub fn look_soon(&mut self, now: Instant) {
+        self.next_look = self.next_look.min(now);
+        self.avoided.retain(|_, until| *until > now);
+    }
+
+    /// When [`Mesh::handle_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Instant {
+        self.next_look
+    }
+
+    /// Looks around if it is time.
+    pub(crate) fn handle_timeout(
+        &mut self,
+        now: Instant,
+        rng: &mut Rng,
+        view: impl FnOnce(Scope) -> View,
+    ) -> Vec<Action> {
+        if self.next_look > now {
+            return Vec::new();
+        }
+        self.next_look = now + rng.jitter(self.look_interval);
+        self.avoided.retain(|_, until| *until > now);
+        let mut actions = self.shed(rng);
+        if self.is_settled(now) {
+            return actions;
+        }
+        let view = view(if self.next_bridge <= now { Scope::Graph } else { Scope::Peers });
+        actions.extend(self.give_up_dialling(now, &view));
+        actions.extend(self.fill(now, rng, &view));
+        actions.extend(self.bridge(now, rng, &view));
+        actions.extend(self.reconnect(now, rng, &view));
+        actions
+    }
+
+    /// Lets one neighbour go when there are too many, if it can spare us.
+    fn shed(&mut self, rng: &mut Rng) -> Vec<Action> {
+        if self.neighbours.len() <= self.max {
+            return Vec::new();
+        }
+        let spare = |degree: u8| usize::from(degree) > self.target;
+        let can: Vec<PeerId> =
+            self.neighbours.iter().filter(|(_, d)| spare(**d)).map(|(&peer, _)| peer).collect();
+        let Some(&peer) = rng.choose(&can) else { return Vec::new() };
+        self.neighbours.remove(&peer);
+        vec![Action::Prune(peer), Action::Drop(peer)]
+    }
+
+    /// Stops to wait for links that do not come up, while there are other peers to try.
+    fn give_up_dialling(&mut self, now: Instant, view: &View) -> Vec<Action> {
+        let late: Vec<PeerId> =
+            self.dialling.iter().filter(|(_, until)| **until <= now).map(|(&peer, _)| peer).collect();
+        let mut actions = Vec::new();
+        for peer in late {
+            let alive = view.alive.contains(&peer);
+            if alive && !view.alive.iter().any(|other| self.is_open(*other)) {
+                self.dialling.insert(peer, now + self.patience);
+                continue;
+            }
+            self.avoid(peer, now);
+            actions.extend(self.let_go(peer, now));
+        }
+        actions
+    }
+
+    /// Looks for neighbours until there are enough.
+    fn fill(&mut self, now: Instant, rng: &mut Rng, view: &View) -> Vec<Action> {
+        let have = self.neighbours.len() + self.dialling.len();
+        let mut open: Vec<PeerId> = view.alive.iter().copied().filter(|peer| self.is_open(*peer)).collect();
+        rng.shuffle(&mut open);
+        let chosen = open.into_iter().take(self.target.saturating_sub(have));
+        chosen.flat_map(|peer| self.seek(peer, now, view)).collect()
+    }
+
+    /// Looks for one neighbour on the far side when the graph shows that it fell apart.
+    fn bridge(&mut self, now: Instant, rng: &mut Rng, view: &View) -> Vec<Action> {
+        if self.next_bridge > now {
+            return Vec::new();
+        }
+        self.next_bridge = now + rng.jitter(BRIDGE_INTERVAL);
+        if view.cut_off.iter().any(|peer| self.wants(*peer))
+            || self.neighbours.len() >= self.max + NEEDY_EXTRA
+        {
+            return Vec::new();
+        }
+        let open: Vec<PeerId> = view.cut_off.iter().copied().filter(|peer| self.is_open(*peer)).collect();
+        rng.choose(&open).map(|&peer| self.seek(peer, now, view)).unwrap_or_default()
+    }
+
+    /// Dials one of the dead now and then.
+    fn reconnect(&mut self, now: Instant, rng: &mut Rng, view: &View) -> Vec<Action> {
+        if self.next_reconnect > now {
+            return Vec::new();
+        }
+        self.next_reconnect = now + rng.jitter(self.reconnect_interval);
+        let open: Vec<PeerId> = view.dead.iter().copied().filter(|peer| !self.wants(*peer)).collect();
+        rng.choose(&open).map(|&peer| self.seek(peer, now, view)).unwrap_or_default()
+    }
+
+    fn seek(&mut self, peer: PeerId, now: Instant, view: &View) -> Vec<Action> {
+        if view.linked.contains(&peer) {
+            return self.adopt(peer);
+        }
+        self.dialling.insert(peer, now + self.patience);
+        vec![Action::Want(peer)]
+    }
+
+    fn adopt(&mut self, peer: PeerId) -> Vec<Action> {
+        let wanted = self.wants(peer);
+        self.dialling.remove(&peer);
+        // Until it says otherwise it has nobody but us.
+        self.neighbours.insert(peer, 1);
+        if wanted { vec![Action::Adopt(peer)] } else { vec![Action::Want(peer), Action::Adopt(peer)] }
+    }
+
+    fn let_go(&mut self, peer: PeerId, now: Instant) -> Vec<Action> {
+        let had = self.wants(peer);
+        self.neighbours.remove(&peer);
+        self.dialling.remove(&peer);
+        self.look_soon(now);
+        if had { vec![Action::Drop(peer)] } else { Vec::new() }
+    }
+
+    fn avoid(&mut self, peer: PeerId, now: Instant) {
+        if self.avoided.len() >= MAX_AVOIDED
+            && let Some((&first, _)) = self.avoided.iter().min_by_key(|(_, until)| **until)
+        {
+            self.avoided.remove(&first);
+        }
+        self.avoided.insert(peer, now + AVOID);
+    }
+
+    /// Whether there is nothing to do that needs a look at everybody.
+    fn is_settled(&self, now: Instant) -> bool {
+        self.neighbours.len() + self.dialling.len() >= self.target
+            && self.dialling.values().all(|until| *until > now)
+            && self.next_reconnect > now
+            && self.next_bridge > now
+    }
+
+    fn is_open(&self, peer: PeerId) -> bool {
+        !self.wants(peer) && !self.avoided.contains_key(&peer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u8) -> PeerId {
+        PeerId([n; 16])
+    }
+
+    fn start() -> (Mesh, Rng, Instant) {
+        let now = Instant::now();
+        (Mesh::new(&Config::default(), now), Rng::new(3), now)
+    }
+
+    fn look(mesh: &mut Mesh, rng: &mut Rng, now: Instant, view: View) -> Vec<Action> {
+        mesh.look_soon(now);
+        mesh.handle_timeout(now, rng, |_| view)
+    }
+
+    #[test]
+    fn looks_for_as_many_as_it_needs_and_no_more() {
+        let (mut mesh, mut rng, now) = start();
+        let view = View { alive: (1..100).map(id).collect(), ..View::default() };
+        assert_eq!(look(&mut mesh, &mut rng, now, view).len(), Config::default().target_degree);
+        let view = View { alive: (1..100).map(id).collect(), ..View::default() };
+        assert_eq!(look(&mut mesh, &mut rng, now, view), []);
+    }
+
+    #[test]
+    fn a_full_peer_takes_the_needy_and_turns_others_away() {
+        let (mut mesh, _, _) = start();
+        for n in 0..8 {
+            assert_eq!(mesh.handle_claim(id(n), 5), [Action::Want(id(n)), Action::Adopt(id(n))]);
+        }
+        assert_eq!(mesh.handle_claim(id(50), 4), [Action::Prune(id(50))]);
+        assert_eq!(mesh.handle_claim(id(51), 1), [Action::Want(id(51)), Action::Adopt(id(51))]);
+    }
+
+    #[test]
+    fn sheds_only_whoever_can_spare_us() {
+        let (mut mesh, mut rng, now) = start();
+        for n in 0..10 {
+            mesh.handle_claim(id(n), 1);
+        }
+        assert_eq!(look(&mut mesh, &mut rng, now, View::default()), []);
+        mesh.note_degree(id(4), 7);
+        assert_eq!(
+            look(&mut mesh, &mut rng, now, View::default()),
+            [Action::Prune(id(4)), Action::Drop(id(4))]
+        );
+    }
+
+    #[test]
+    fn tries_another_when_a_link_does_not_come_up() {
+        let (mut mesh, mut rng, now) = start();
+        let view = |n| View { alive: (1..=n).map(id).collect(), ..View::default() };
+        assert_eq!(look(&mut mesh, &mut rng, now, view(1)), [Action::Want(id(1))]);
+        let later = now + Config::default().dial_patience;
+        assert_eq!(look(&mut mesh, &mut rng, later, view(1)), [], "there is nobody else: keeps trying");
+        let later = later + Config::default().dial_patience;
+        let actions = look(&mut mesh, &mut rng, later, view(9));
+        assert!(actions.contains(&Action::Drop(id(1))) && !actions.contains(&Action::Want(id(1))));
+    }
+
+    #[test]
+    fn dials_the_far_side_when_the_graph_fell_apart() {
+        let (mut mesh, mut rng, now) = start();
+        (0..5).for_each(|n| drop(mesh.handle_claim(id(n), 5)));
+        let view = || View { cut_off: (20..30).map(id).collect(), ..View::default() };
+        let now = now + BRIDGE_INTERVAL;
+        assert!(matches!(look(&mut mesh, &mut rng, now, view())[..], [Action::Want(_)]));
+        let now = now + BRIDGE_INTERVAL;
+        assert_eq!(look(&mut mesh, &mut rng, now, view()), [], "one bridge at a time");
+    }
+}
