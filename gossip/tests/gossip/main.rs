@@ -1,0 +1,7 @@
+//! Gossip from outside: several peers in one process, one virtual clock, one bad network. No sleeping, no ports.
+
+mod behaviour;
+mod faults;
+mod signer;
+mod sim;
+mod wire;
