@@ -72,7 +72,7 @@ fn token_that_is_none_is_refused_with_words() {
         let host = lab.host(1);
         host.start_weaved(&[])?;
         let good = host.up(&[])?;
-        host.weavectl(&["reset"])?;
+        host.json(&["reset", "--force"])?;
         let cut_short = &good[..good.len() - 6];
         let mut mistyped = good.clone();
         let last = if mistyped.pop() == Some('a') { 'b' } else { 'a' };
@@ -230,7 +230,7 @@ fn says_unreachable(lab: &Lab, from: usize, to: usize, address: &str) -> Result<
     if !text.contains(&other) {
         bail!("the status of h{from} does not name {other}:\n{text}");
     }
-    let output = host.weavectl(&["ping", address])?;
+    let output = host.weavectl(&["ping", address, "-c", "1"])?;
     if output.success() || output.stderr.trim().is_empty() {
         bail!("`weavectl ping {address}` on h{from}: {}", output.text());
     }

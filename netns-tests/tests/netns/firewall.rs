@@ -87,7 +87,7 @@ fn everything_of_ours_is_gone_after_reset() {
     fabric(1, |lab| {
         let host = lab.host(1);
         let _container = host.attached()?;
-        let reset = host.weavectl(&["reset"])?;
+        let reset = host.weavectl(&["reset", "--force"])?;
         same("reset", &reset.success(), &true).with_context(|| reset.text())?;
         same("links of ours", &host.ns().ip("-o link")?.stdout.contains("weave"), &false)?;
         let rules = host.ns().tool("nft", "list ruleset")?.stdout;
