@@ -6,6 +6,7 @@
 mod attach;
 mod capture;
 mod cni;
+mod commands;
 mod crash;
 mod fabric;
 mod firewall;

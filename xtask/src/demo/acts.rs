@@ -66,6 +66,7 @@ fn form(lab: &Lab, story: &mut Story<'_>) -> Result<()> {
 /// Two containers a host by the CNI plugin.
 fn attach(lab: &Lab, story: &mut Story<'_>) -> Result<Vec<Container>> {
     story.ui.chapter("Two containers a host, attached by the CNI plugin");
+    story.ui.command("CNI_COMMAND=ADD CNI_NETNS=/run/netns/… weave-cni < network.json");
     let mut containers = Vec::new();
     for host in lab.hosts() {
         for _ in 0..2 {
