@@ -68,7 +68,8 @@ pub(crate) fn exec_detached(command: &[OsString]) -> Failure {
     let Some((program, args)) = command.split_first() else {
         return Failure::new(NOT_STARTED, "no program to start");
     };
-    let error = Command::new(program).args(args).exec();
+    // Not to keep a mount busy that the user happened to stand in.
+    let error = Command::new(program).args(args).current_dir("/").exec();
     Failure::of_io(format!("cannot start `{}`", Path::new(program).display()), &error)
 }
 
@@ -177,7 +178,8 @@ fn find_weaved() -> Result<PathBuf, Failure> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let candidates =
         beside.into_iter().chain(std::env::split_paths(&path).map(|directory| directory.join("weaved")));
-    candidates.into_iter().find(|candidate| is_program(candidate)).ok_or_else(|| {
+    let found = candidates.into_iter().find(|candidate| is_program(candidate));
+    found.and_then(|found| std::path::absolute(found).ok()).ok_or_else(|| {
         Failure::new(NOT_STARTED, "`weaved` is not installed")
             .because("it is neither beside `weavectl` nor in PATH")
             .hint("install `weaved`, or start it yourself and run the command again")

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::args::{Args, Command, TargetsArgs, Topic};
 use crate::daemon;
-use crate::failure::{CONFLICT, Failure, NOT_OK};
+use crate::failure::{Failure, NOT_OK, TRY_AGAIN};
 use crate::render::status::Verdict;
 use crate::render::units::plural;
 use crate::render::{attachments, connections, ipam, peers, status, targets};
@@ -44,7 +44,7 @@ pub(crate) fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
             let report = client.report().map_err(|error| Failure::of_call("get a report", &error))?;
             ui.json(&report)?;
         }
-        Command::Ping { target, count } => return ping::ping(&client, &target, count, ui),
+        Command::Ping { target, count } => ping::ping(&client, &target, count, ui)?,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "weavectl", &mut script);
@@ -130,19 +130,19 @@ fn rmpeer(client: &Client, peer: String, ui: &mut Ui) -> Result<(), Failure> {
     })
 }
 
-/// `weaved` may refuse as well; the containers are counted here, since a person wants to know before anything is cut.
+/// `weaved` may refuse as well; this much is asked here, since a person wants to know before anything is cut.
 fn reset(client: &Client, request: ResetRequest, ui: &mut Ui) -> Result<(), Failure> {
     let failed = |error| Failure::of_call("reset", &error);
     if !request.force {
-        let attached = client.attachments().map_err(failed)?.len() as u64;
-        if attached > 0 {
-            let cause = format!(
-                "{} would lose the network",
-                plural(attached, "attached container", "attached containers")
-            );
-            return Err(Failure::new(CONFLICT, "will not reset")
-                .because(cause)
-                .hint("see them with `weavectl ps`; `weavectl reset --force` detaches them"));
+        let peers = client.peers().map_err(failed)?;
+        let with_state =
+            |states: &[&str]| peers.iter().filter(|peer| states.contains(&peer.state.as_str())).count();
+        let lost = with_state(&["suspect", "dead"]) as u64;
+        if lost > 0 && with_state(&["alive"]) == 0 {
+            let others = plural(lost, "peer is", "peers are");
+            return Err(Failure::new(TRY_AGAIN, "will not reset")
+                .because(format!("{others} known and none can be reached to take this router's addresses"))
+                .hint("`weavectl reset --force` leaves them behind; `weavectl rmpeer` on a peer then takes them"));
         }
     }
     let answer = client.reset(&request).map_err(failed)?;

@@ -1,6 +1,5 @@
 //! `ping`.
 
-use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
@@ -27,7 +26,7 @@ struct Series<'a> {
 }
 
 /// Ping `count` times. Exit code 13 when nothing came back.
-pub(crate) fn ping(client: &Client, target: &str, count: u32, ui: &mut Ui) -> Result<ExitCode, Failure> {
+pub(crate) fn ping(client: &Client, target: &str, count: u32, ui: &mut Ui) -> Result<(), Failure> {
     let request = PingRequest { target: target.to_owned() };
     let mut series = Series { target, sent: 0, answers: Vec::new(), failures: Vec::new() };
     for number in 1..=count {
@@ -57,7 +56,12 @@ pub(crate) fn ping(client: &Client, target: &str, count: u32, ui: &mut Ui) -> Re
         Format::Json => ui.json(&series)?,
         Format::Text => ui.raw(summary(&series).as_bytes())?,
     }
-    Ok(if series.answers.is_empty() { ExitCode::from(NO_ANSWER) } else { ExitCode::SUCCESS })
+    if !series.answers.is_empty() {
+        return Ok(());
+    }
+    let mut failure = Failure::new(NO_ANSWER, format!("no answer from `{target}`"));
+    failure.causes.extend(series.failures.pop());
+    Err(failure.hint("`weavectl status peers` and `weavectl status connections` say what is known of it"))
 }
 
 /// Whether a ping was lost; everything else would fail the next time too.

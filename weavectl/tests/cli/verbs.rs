@@ -195,15 +195,32 @@ fn detach_by_id_is_idempotent() {
 }
 
 #[test]
-fn reset_asks_for_force_when_containers_would_lose_the_network() {
-    let answer = r#"{"heir":"host-b","detached":1}"#;
-    let list: &'static str = Box::leak(format!("[{ATTACHMENT}]").into_boxed_str());
-    let answers = [("GET /v1/attachments", 200, list), ("POST /v1/reset", 200, answer)];
-    let fake = daemon(Box::leak(Box::new(answers)));
-    assert!(on(&fake, &["reset"]).failure(8).contains("`weavectl reset --force` detaches them"));
-    let output = on(&fake, &["reset", "--force"]);
-    assert_eq!(output.success(), "left the fabric: 1 container detached, host-b has the addresses\n");
-    assert_eq!(fake.asked().last().map(|asked| asked.body.as_str()), Some(r#"{"force":true}"#));
+fn reset_asks_for_force_when_the_addresses_would_be_lost() {
+    let peer = |state: &str| {
+        format!(
+            r#"{{"id":"i","nickname":"n","state":"{state}","addresses":[],"version":"","links":[],"endpoints":0}}"#
+        )
+    };
+    let cases = [("dead", false), ("suspect", false), ("alive", true), ("left", true), ("removed", true)];
+    for (state, passes) in cases {
+        let peers = format!("[{},{}]", peer("self"), peer(state));
+        let fake = Fake::start(move |asked| match asked.call.as_str() {
+            "GET /v1/peers" => Reply::Json(200, peers.clone()),
+            "POST /v1/reset" => Reply::Json(200, r#"{"heir":"host-b","detached":1}"#.into()),
+            _ => Reply::Json(404, refusal("not-found", "no such path")),
+        });
+        let output = on(&fake, &["reset"]);
+        if passes {
+            assert_eq!(output.success(), "left the fabric: 1 container detached, host-b has the addresses\n");
+        } else {
+            assert!(output.failure(9).contains("`weavectl reset --force` leaves them behind"), "{output:?}");
+            on(&fake, &["reset", "--force"]).success();
+            assert_eq!(
+                fake.asked().last().map(|asked| asked.body.clone()).as_deref(),
+                Some(r#"{"force":true}"#)
+            );
+        }
+    }
 }
 
 #[test]
@@ -231,6 +248,12 @@ fn ping_without_answer_has_its_exit_code() {
         (output.code, output.stdout.as_str()),
         (13, "seq=1 no answer from host-b within 1 s\n1 ping, 0 answers\n")
     );
+    expect![[r#"
+        error: no answer from `host-b`
+        caused by: no answer from host-b within 1 s
+        hint: `weavectl status peers` and `weavectl status connections` say what is known of it
+    "#]]
+    .assert_eq(&output.stderr);
     let fake = Fake::start(|_| Reply::Json(404, refusal("not-found", "no peer is called host-x")));
     on(&fake, &["ping", "host-x"]).failure(7);
 }
