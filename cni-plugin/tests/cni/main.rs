@@ -6,3 +6,5 @@ mod commands;
 #[path = "../../../control/tests/client/fake.rs"]
 mod fake;
 mod faults;
+mod property;
+mod replay;
