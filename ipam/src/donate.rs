@@ -1,0 +1,115 @@
+//! Answering peers that need space: half of the largest free block, or one address.
+//!
+//! The record is journalled, published and sent; any one of them moves the block. A repeated question gets the same
+//! answer, so that a lost reply does not cost a second block.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::Ipv4Addr;
+use std::time::Instant;
+
+use gossip::PeerId;
+use ipnet::Ipv4Net;
+
+use crate::Ipam;
+use crate::map::Standing;
+use crate::message::{Deny, Message};
+use crate::record::BlockRecord;
+use crate::space::Use;
+use crate::span::Span;
+
+/// Gifts that are remembered against repeated questions: a question is repeated within seconds, so that this covers
+/// hundreds of gifts a second. Past it a repetition gets another block, which wastes nothing: it is owned and usable.
+const MAX_REMEMBERED: usize = 1024;
+
+/// What was given under which question.
+#[derive(Debug, Default)]
+pub(crate) struct Given {
+    by_question: BTreeMap<(PeerId, u64), BlockRecord>,
+    order: VecDeque<(PeerId, u64)>,
+}
+
+impl Given {
+    fn remember(&mut self, question: (PeerId, u64), record: BlockRecord) {
+        if self.order.len() == MAX_REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.by_question.remove(&oldest);
+        }
+        self.order.push_back(question);
+        self.by_question.insert(question, record);
+    }
+}
+
+impl Ipam {
+    pub(crate) fn handle_ask(&mut self, from: PeerId, id: u64, within: Ipv4Net, now: Instant) {
+        let answer = match self.answer_again(from, id) {
+            Some(answer) => Ok(answer),
+            None => self.choose_gift(from, within),
+        };
+        self.answer_question(from, id, answer, now);
+    }
+
+    pub(crate) fn handle_ask_address(&mut self, from: PeerId, id: u64, addr: Ipv4Addr, now: Instant) {
+        let answer = match self.answer_again(from, id) {
+            Some(answer) => Ok(answer),
+            None => self.choose_address(from, addr.to_bits()),
+        };
+        self.answer_question(from, id, answer, now);
+    }
+
+    fn answer_again(&self, from: PeerId, id: u64) -> Option<Gift> {
+        self.given.by_question.get(&(from, id)).copied().map(Gift::Again)
+    }
+
+    fn answer_question(&mut self, from: PeerId, id: u64, gift: Result<Gift, Deny>, now: Instant) {
+        let message = match gift {
+            Ok(Gift::Again(record)) => Message::Give { id, record },
+            Ok(Gift::New(prefix)) => {
+                let record = self.grant(prefix, from, now);
+                self.given.remember((from, id), record);
+                Message::Give { id, record }
+            }
+            Err(reason) => {
+                self.stats.denied += 1;
+                Message::Deny { id, reason }
+            }
+        };
+        self.out.send(from, &message);
+    }
+
+    fn choose_gift(&self, from: PeerId, within: Ipv4Net) -> Result<Gift, Deny> {
+        self.may_give(from)?;
+        let within = Span::of(within).intersection(self.range).ok_or(Deny::NoSpace)?;
+        self.space.gift(within).map(Gift::New).ok_or(Deny::NoSpace)
+    }
+
+    fn choose_address(&self, from: PeerId, addr: u32) -> Result<Gift, Deny> {
+        self.may_give(from)?;
+        match self.space.usage(addr) {
+            Use::Free => Ok(Gift::New(Span::single(addr).largest_block())),
+            Use::Leased(holder) => Err(Deny::InUse(holder.to_string())),
+            Use::Resting => Err(Deny::Resting),
+            Use::Unusable => match self.map.at(addr) {
+                Some(holding) if holding.owner == self.me || holding.standing == Standing::Contested => {
+                    Err(Deny::Withheld)
+                }
+                holding => Err(Deny::NotTheOwner(holding.map(|holding| holding.owner))),
+            },
+        }
+    }
+
+    fn may_give(&self, from: PeerId) -> Result<(), Deny> {
+        if self.removals.is_removed(from) {
+            return Err(Deny::YouAreRemoved);
+        }
+        if self.leaving.is_some() || self.removals.is_removed(self.me) {
+            return Err(Deny::Leaving);
+        }
+        Ok(())
+    }
+}
+
+enum Gift {
+    New(Ipv4Net),
+    Again(BlockRecord),
+}

@@ -1,0 +1,413 @@
+//! `rmpeer`: taking over the space of a peer that will not come back, without ever giving an address a second owner.
+//!
+//! The removed peer may have given space away that nobody here has heard of. Therefore the heir first asks every member:
+//! each promises to take up nothing more from the removed peer, and reports all that it owns. Only when all have answered,
+//! or were removed themselves, does the heir sign for what is left. Until then that space is out of use, and the status
+//! names who is waited for. A partition thus delays a takeover; it cannot make two owners (ADR 0004).
+//!
+//! Removals only accumulate, and everything about them is computed from their set, so that all peers that have seen the
+//! same ones agree: of two heirs of one peer the smaller id wins, of two peers that remove each other the smaller stays.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use gossip::PeerId;
+
+use crate::ipam::{Ipam, Presence, Publish, Ticket};
+use crate::journal::JournalEntry;
+use crate::message::{Message, REPORT_BLOCKS};
+use crate::record::{BlockRecord, RemovalRecord};
+use crate::span::Span;
+use crate::AllocateError;
+
+/// Epochs that a takeover skips: more steps than the removed peer and its recipients can have made unseen, so that the
+/// takeover is the last word about an address even if a member was not known and not asked.
+const TAKEOVER_STEP: u64 = 1 << 16;
+
+/// Answers to earlier rounds of questions that still count: they may be on their way for a few seconds.
+const ROUNDS_KEPT: u64 = 8;
+
+/// Parts of a report: 80,000 blocks, a hundred times what a large fabric has.
+const MAX_PARTS: usize = 4096;
+
+/// What [`Ipam::remove_peer`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removal {
+    /// This peer is going to take over. The addresses can be used when everybody has answered; that usually takes seconds.
+    Started {
+        /// Addresses that the removed peer owns as far as is known now.
+        addresses: u64,
+        /// Members that have to answer first, or to be removed as well.
+        waiting_for: Vec<PeerId>,
+    },
+    /// Removed before; nothing changed.
+    AlreadyRemoved {
+        /// Who took over or is going to.
+        heir: PeerId,
+    },
+    /// Nothing is known of such a peer; nothing changed.
+    UnknownPeer,
+    /// A peer does not remove itself (`reset` does); nothing changed.
+    Myself,
+    /// This peer has been removed and has no say any more; nothing changed.
+    RemovedMyself {
+        /// Who took over.
+        by: PeerId,
+    },
+}
+
+/// One takeover that is not finished.
+#[derive(Debug)]
+struct Takeover {
+    settle_at: Instant,
+    next_query: Instant,
+    wake: Instant,
+    round: u64,
+    /// Parts of reports that are not complete, by member and round.
+    partial: BTreeMap<(PeerId, u64), BTreeSet<u16>>,
+    answered: BTreeSet<PeerId>,
+}
+
+/// All that is known about removals.
+#[derive(Debug, Default)]
+pub(crate) struct Removals {
+    /// (heir, removed), as signed by the heirs.
+    claims: BTreeSet<(PeerId, PeerId)>,
+    /// Who is removed, and who of those who wanted to take over is still there.
+    heirs: BTreeMap<PeerId, Option<PeerId>>,
+    takeovers: BTreeMap<PeerId, Takeover>,
+}
+
+impl Removals {
+    pub(crate) fn is_removed(&self, peer: PeerId) -> bool {
+        self.heirs.contains_key(&peer)
+    }
+
+    /// Who removed `peer`; a removed remover if there is no other.
+    pub(crate) fn removed_by(&self, peer: PeerId) -> Option<PeerId> {
+        let heir = self.heirs.get(&peer)?;
+        heir.or_else(|| {
+            self.claims.iter().find(|&&(_, removed)| removed == peer).map(|&(claimant, _)| claimant)
+        })
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (PeerId, Option<PeerId>)> + '_ {
+        self.heirs.iter().map(|(&removed, &heir)| (removed, heir))
+    }
+
+    pub(crate) fn claims(&self) -> impl Iterator<Item = RemovalRecord> + '_ {
+        self.claims.iter().map(|&(heir, removed)| RemovalRecord { removed, heir })
+    }
+
+    pub(crate) fn next_wakeup(&self) -> Option<Instant> {
+        self.takeovers.values().map(|takeover| takeover.wake).min()
+    }
+
+    pub(crate) fn hurry(&mut self, now: Instant) {
+        for takeover in self.takeovers.values_mut() {
+            takeover.next_query = takeover.next_query.min(now);
+        }
+    }
+
+    /// Adds a claim; says whether it is new.
+    pub(crate) fn insert(&mut self, removal: RemovalRecord) -> Novelty {
+        if removal.heir == removal.removed || !self.claims.insert((removal.heir, removal.removed)) {
+            return Novelty::Known;
+        }
+        self.heirs.clear();
+        // In order of heirs: a claim counts unless its heir was removed by a claim before it.
+        for &(heir, removed) in &self.claims {
+            if !self.heirs.contains_key(&heir) {
+                self.heirs.entry(removed).or_insert(None);
+            }
+        }
+        for &(heir, removed) in &self.claims {
+            if !self.heirs.contains_key(&heir)
+                && let Some(live @ None) = self.heirs.get_mut(&removed)
+            {
+                *live = Some(heir);
+            }
+        }
+        Novelty::New
+    }
+}
+
+/// Whether something was not known before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Novelty {
+    New,
+    Known,
+}
+
+impl Ipam {
+    /// Declares `peer` dead and takes over its space. A second run, here or elsewhere, changes nothing.
+    ///
+    /// The caller vouches that the peer is stopped. Should it run on behind a partition, it goes on using its own addresses
+    /// until it hears of this; then it gives them up and reports them as lost.
+    pub fn remove_peer(&mut self, peer: PeerId, now: Instant) -> Removal {
+        if peer == self.me {
+            return Removal::Myself;
+        }
+        if let Some(by) = self.removals.removed_by(self.me) {
+            return Removal::RemovedMyself { by };
+        }
+        if let Some(&Some(heir)) = self.removals.heirs.get(&peer) {
+            return Removal::AlreadyRemoved { heir };
+        }
+        if !self.members.contains(&peer) {
+            return Removal::UnknownPeer;
+        }
+        self.claim_removal(peer, now);
+        // Whoever it had removed needs an heir that is still there; the record of the old heir goes with it.
+        let orphans: Vec<PeerId> =
+            self.removals.iter().filter(|(_, heir)| heir.is_none()).map(|(removed, _)| removed).collect();
+        for orphan in orphans {
+            self.claim_removal(orphan, now);
+        }
+        self.turn(now);
+        let addresses = self.owners_within(self.range).get(&peer).copied().unwrap_or(0);
+        Removal::Started { addresses, waiting_for: self.takeover_waits_for(peer) }
+    }
+
+    /// Somebody takes over the space of somebody else; perhaps ours. The claim must come from the heir itself.
+    pub fn handle_removal(&mut self, removal: RemovalRecord, now: Instant) {
+        let was_removed = self.removals.is_removed(self.me);
+        match self.removals.insert(removal) {
+            Novelty::Known => return,
+            Novelty::New => self.out.persist(JournalEntry::Removal(removal)),
+        }
+        self.note_member(removal.heir);
+        match (was_removed, self.removals.removed_by(self.me)) {
+            (false, Some(by)) => self.give_up(by, now),
+            (true, None) => self.regain(),
+            (false, None) | (true, Some(_)) => {}
+        }
+        let me = self.me;
+        let heirs = &self.removals.heirs;
+        self.removals.takeovers.retain(|removed, _| heirs.get(removed) == Some(&Some(me)));
+        self.consider_takeovers(now);
+        self.turn(now);
+    }
+
+    /// Peers that were removed, with who took over; none if that peer was removed in turn.
+    pub fn removed(&self) -> impl Iterator<Item = (PeerId, Option<PeerId>)> + '_ {
+        self.removals.iter()
+    }
+
+    /// Whether `peer` was removed.
+    pub fn is_removed(&self, peer: PeerId) -> bool {
+        self.removals.is_removed(peer)
+    }
+
+    /// Members whose answer is missing before the space of `removed` can be used.
+    pub(crate) fn takeover_waits_for(&self, removed: PeerId) -> Vec<PeerId> {
+        let Some(takeover) = self.removals.takeovers.get(&removed) else { return Vec::new() };
+        let has_to_answer = |&&peer: &&PeerId| {
+            if takeover.answered.contains(&peer) {
+                return false;
+            }
+            if self.removals.is_removed(peer) {
+                // While it can be reached it is not dead yet, and has to stop first.
+                return peer == removed && self.presence(peer) == Some(Presence::Reachable);
+            }
+            match self.presence(peer) {
+                Some(Presence::Reachable | Presence::Unreachable) | None => true,
+                Some(Presence::Left) => self.map.iter().any(|(_, holding)| holding.owner == peer),
+            }
+        };
+        self.members.iter().filter(has_to_answer).copied().collect()
+    }
+
+    pub(crate) fn pending_takeovers(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.removals.takeovers.keys().copied()
+    }
+
+    /// Starts a takeover when `owner` is removed, we are its heir, and something of it is left.
+    pub(crate) fn consider_takeover(&mut self, owner: PeerId, now: Instant) {
+        let is_ours = self.removals.heirs.get(&owner) == Some(&Some(self.me));
+        if !is_ours || self.removals.takeovers.contains_key(&owner) {
+            return;
+        }
+        let takeover = Takeover {
+            settle_at: now + self.config.removal_settle,
+            next_query: now,
+            wake: now,
+            round: 0,
+            partial: BTreeMap::new(),
+            answered: BTreeSet::new(),
+        };
+        self.removals.takeovers.insert(owner, takeover);
+    }
+
+    /// Starts all takeovers that are ours and for which there is something left.
+    pub(crate) fn consider_takeovers(&mut self, now: Instant) {
+        let removed: Vec<PeerId> = self.removals.heirs.keys().copied().collect();
+        for peer in removed {
+            if self.map.iter().any(|(_, holding)| holding.owner == peer || holding.signer == peer) {
+                self.consider_takeover(peer, now);
+            }
+        }
+    }
+
+    /// Moves all takeovers on: asks who has not answered, finishes what is complete.
+    pub(crate) fn take_over_due(&mut self, now: Instant) {
+        let pending: Vec<PeerId> = self.pending_takeovers().collect();
+        for removed in pending {
+            let waits_for = self.takeover_waits_for(removed);
+            let Some(takeover) = self.removals.takeovers.get_mut(&removed) else { continue };
+            if waits_for.is_empty() && now >= takeover.settle_at {
+                self.finish_takeover(removed, now);
+                continue;
+            }
+            let mut ask = Vec::new();
+            if now >= takeover.next_query {
+                takeover.round += 1;
+                takeover.next_query = now + self.config.removal_retry;
+                let oldest = takeover.round.saturating_sub(ROUNDS_KEPT);
+                takeover.partial.retain(|&(_, round), _| round >= oldest);
+                ask = waits_for;
+            }
+            takeover.wake = match now < takeover.settle_at {
+                true => takeover.next_query.min(takeover.settle_at),
+                false => takeover.next_query,
+            };
+            let round = takeover.round;
+            let removal = RemovalRecord { removed, heir: self.me };
+            for member in ask {
+                if self.presence(member) != Some(Presence::Unreachable) {
+                    self.out.send(member, &Message::RemovalQuery { round, removal });
+                }
+            }
+        }
+    }
+
+    pub(crate) fn handle_removal_query(
+        &mut self,
+        from: PeerId,
+        round: u64,
+        removal: RemovalRecord,
+        now: Instant,
+    ) {
+        if removal.heir != from {
+            self.stats.removals_not_the_heirs += 1;
+            return;
+        }
+        self.handle_removal(removal, now);
+        let removed = removal.removed;
+        if let Some(heir) = self.removals.removed_by(from) {
+            let removal = RemovalRecord { removed: from, heir };
+            self.out.send(from, &Message::RemovalOverruled { removal });
+        } else if let Some(&Some(heir)) = self.removals.heirs.get(&removed).filter(|&&heir| heir != Some(from)) {
+            self.out.send(from, &Message::RemovalOverruled { removal: RemovalRecord { removed, heir } });
+        } else {
+            self.send_report(from, round, removed);
+        }
+    }
+
+    /// Takes in what a member owns.
+    pub(crate) fn handle_removal_report(
+        &mut self,
+        from: PeerId,
+        (round, removed): (u64, PeerId),
+        (part, parts): (u16, u16),
+        blocks: &[(PeerId, BlockRecord)],
+        now: Instant,
+    ) {
+        for (signer, record) in blocks {
+            // A member's word counts for what it signed itself, and for what belongs to nobody who could say it.
+            if *signer == from || self.removals.is_removed(record.owner) {
+                self.learn(*signer, record, now);
+            }
+        }
+        let Some(takeover) = self.removals.takeovers.get_mut(&removed) else { return };
+        if part < parts && round <= takeover.round {
+            let got = takeover.partial.entry((from, round)).or_default();
+            got.insert(part);
+            if got.len() == usize::from(parts) {
+                takeover.answered.insert(from);
+            }
+        }
+    }
+
+    fn claim_removal(&mut self, removed: PeerId, now: Instant) {
+        let removal = RemovalRecord { removed, heir: self.me };
+        self.handle_removal(removal, now);
+        self.publish_removal(removal);
+        self.consider_takeover(removed, now);
+    }
+
+    pub(crate) fn publish_removal(&mut self, removal: RemovalRecord) {
+        self.out.publish(Publish { key: removal.key(), value: Some(removal.encode()) });
+    }
+
+    /// Everything that this peer has signed, and what it knows of removed owners.
+    fn send_report(&mut self, to: PeerId, round: u64, removed: PeerId) {
+        let own = self.records.values().map(|record| (self.me, *record));
+        let of_removed = self
+            .map
+            .iter()
+            .filter(|(_, holding)| self.removals.is_removed(holding.owner))
+            .flat_map(|(span, holding)| span.blocks().map(move |prefix| (prefix, holding)))
+            .map(|(prefix, holding)| {
+                (holding.signer, BlockRecord { prefix, owner: holding.owner, epoch: holding.epoch })
+            });
+        let mut blocks: Vec<(PeerId, BlockRecord)> = own.chain(of_removed).collect();
+        if blocks.len() > MAX_PARTS * REPORT_BLOCKS {
+            self.stats.reports_truncated += 1;
+            blocks.truncate(MAX_PARTS * REPORT_BLOCKS);
+        }
+        let parts = u16::try_from(blocks.len().div_ceil(REPORT_BLOCKS).max(1)).expect("truncated above");
+        for part in 0..parts {
+            let first = usize::from(part) * REPORT_BLOCKS;
+            let blocks = blocks[first..blocks.len().min(first + REPORT_BLOCKS)].to_vec();
+            self.out.send(to, &Message::RemovalReport { round, removed, part, parts, blocks });
+        }
+    }
+
+    /// Everybody has answered: what the removed peer owns now, or gave to somebody who did not take it up, is ours.
+    fn finish_takeover(&mut self, removed: PeerId, now: Instant) {
+        self.removals.takeovers.remove(&removed);
+        let left: Vec<Span> = self
+            .map
+            .iter()
+            .filter(|(_, holding)| holding.owner == removed || holding.signer == removed)
+            .map(|(span, _)| span)
+            .collect();
+        for span in left {
+            for block in span.blocks() {
+                self.claim(block, self.map.next_epoch(Span::of(block)) + TAKEOVER_STEP, now);
+                let folded = self.folded(block);
+                if folded != block {
+                    self.claim(folded, self.map.next_epoch(Span::of(folded)), now);
+                }
+            }
+        }
+        if let Some(heir) = self.leaving {
+            for block in self.usable_blocks() {
+                self.grant(block, heir, now);
+            }
+        }
+    }
+
+    /// We are the removed one.
+    fn give_up(&mut self, by: PeerId, now: Instant) {
+        let own: Vec<Span> =
+            self.map.iter().filter(|(_, h)| h.owner == self.me).map(|(span, _)| span).collect();
+        for span in own {
+            self.lose(span);
+        }
+        for ticket in self.waiting.keys().copied().collect::<Vec<Ticket>>() {
+            self.fail(ticket, AllocateError::Removed { by }, now);
+        }
+    }
+
+    /// The one who had removed us turns out to be removed itself, by somebody whose word counts more.
+    fn regain(&mut self) {
+        let own: Vec<Span> =
+            self.map.iter().filter(|(_, holding)| self.is_usable(holding)).map(|(span, _)| span).collect();
+        for span in own {
+            self.space.gain(span);
+        }
+    }
+}
+

@@ -1,0 +1,170 @@
+//! The journal: what a restart brings back, and what a compacted journal consists of.
+
+use std::net::Ipv4Addr;
+use std::time::Instant;
+
+use ipnet::Ipv4Net;
+
+use crate::Ipam;
+use crate::ipam::Publish;
+use crate::journal::JournalEntry;
+use crate::map::{Holding, Standing};
+use crate::record::{BlockRecord, block_key};
+use crate::span::Span;
+
+/// Why a journal does not fit this allocator: its configuration was changed, or it belongs to another fabric.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    /// A block or address of another range.
+    #[error("`{found}` in the journal is outside of the range {range}")]
+    OutOfRange {
+        /// What the journal says.
+        found: Ipv4Net,
+        /// The range that is configured.
+        range: Ipv4Net,
+    },
+}
+
+impl Ipam {
+    /// Takes one journal entry back in, in the order in which they were written. Finish with [`Ipam::restored`].
+    pub fn restore(&mut self, entry: JournalEntry) -> Result<(), RestoreError> {
+        match entry {
+            JournalEntry::Block { signer, record, standing } => {
+                self.check_range(record.prefix)?;
+                let holding = Holding { standing, ..Holding::new(signer, &record) };
+                self.map.restore(record.prefix, holding);
+                if signer == self.me {
+                    self.records.insert(record.prefix, record);
+                }
+            }
+            JournalEntry::Lease { addr, owner } => {
+                self.check_range(addr.into())?;
+                self.space.drop_lease(addr.to_bits());
+                self.restoring.remove(&addr.to_bits());
+                self.space.lease(addr.to_bits(), &owner.into());
+            }
+            JournalEntry::Resting { addr } => {
+                self.space.drop_lease(addr.to_bits());
+                self.restoring.insert(addr.to_bits());
+            }
+            JournalEntry::Free { addr } => {
+                self.space.drop_lease(addr.to_bits());
+            }
+            JournalEntry::Lost { addr, owner } => {
+                self.space.drop_lease(addr.to_bits());
+                self.lost.insert(addr.to_bits(), owner.into());
+            }
+            JournalEntry::LostGone { addr } => {
+                self.lost.remove(&addr.to_bits());
+            }
+            JournalEntry::Removal(removal) => {
+                // Known or new makes no difference: the consequences are drawn at the end.
+                let _ = self.removals.insert(removal);
+            }
+            JournalEntry::Member(peer) => {
+                self.members.insert(peer);
+            }
+            JournalEntry::HandedOver(heir) => self.leaving = Some(heir),
+        }
+        Ok(())
+    }
+
+    /// All entries are in: rebuilds what follows from them, and publishes again what others may have missed.
+    pub fn restored(&mut self, now: Instant) {
+        let usable: Vec<Span> =
+            self.map.iter().filter(|(_, holding)| self.is_usable(holding)).map(|(span, _)| span).collect();
+        for span in usable {
+            self.space.gain(span);
+        }
+        for addr in std::mem::take(&mut self.restoring) {
+            if self.map.at(addr).is_some_and(|holding| self.is_usable(&holding)) {
+                self.space.put_to_rest(addr, now + self.config.rest);
+            }
+        }
+        self.drop_foreign_leases();
+        self.publish_all();
+        self.take_up_offers(now);
+        if let Some(heir) = self.leaving {
+            for block in self.usable_blocks() {
+                self.grant(block, heir, now);
+            }
+        }
+        self.consider_takeovers(now);
+        self.turn(now);
+    }
+
+    /// Entries that bring back the present state, fewer than the journal has. Resting addresses rest anew.
+    pub fn snapshot(&self) -> Vec<JournalEntry> {
+        let mut entries: Vec<JournalEntry> =
+            self.members.iter().map(|&peer| JournalEntry::Member(peer)).collect();
+        let clean = Standing::Clean;
+        entries.extend(self.records.values().map(|&record| JournalEntry::Block {
+            signer: self.me,
+            record,
+            standing: clean,
+        }));
+        for (span, holding) in self.map.iter() {
+            if holding.signer == self.me && holding.standing == clean {
+                continue;
+            }
+            entries.extend(span.blocks().map(|prefix| JournalEntry::Block {
+                signer: holding.signer,
+                record: BlockRecord { prefix, owner: holding.owner, epoch: holding.epoch },
+                standing: holding.standing,
+            }));
+        }
+        entries.extend(self.removals.claims().map(JournalEntry::Removal));
+        entries.extend(self.leaving.map(JournalEntry::HandedOver));
+        let address = Ipv4Addr::from_bits;
+        entries.extend(self.space.leases().map(|(addr, holder)| JournalEntry::Lease {
+            addr: address(addr),
+            owner: holder.to_string(),
+        }));
+        entries.extend(self.space.resting().map(|addr| JournalEntry::Resting { addr: address(addr) }));
+        entries.extend(self.lost.iter().map(|(&addr, holder)| JournalEntry::Lost {
+            addr: address(addr),
+            owner: holder.to_string(),
+        }));
+        entries
+    }
+
+    fn check_range(&self, found: Ipv4Net) -> Result<(), RestoreError> {
+        let span = Span::of(found);
+        match span.intersection(self.range) == Some(span) {
+            true => Ok(()),
+            false => Err(RestoreError::OutOfRange { found, range: self.config.range }),
+        }
+    }
+
+    /// A crash can come between the loss of space and the note about its leases.
+    fn drop_foreign_leases(&mut self) {
+        let removed = self.removals.is_removed(self.me);
+        let ours = |addr| {
+            let holding = self.map.at(addr);
+            !removed && holding.is_some_and(|holding| holding.owner == self.me && holding.signer == self.me)
+        };
+        let foreign: Vec<u32> =
+            self.space.leases().map(|(addr, _)| addr).filter(|&addr| !ours(addr)).collect();
+        for addr in foreign {
+            if let Some(holder) = self.space.drop_lease(addr) {
+                self.remember_lost(addr, holder);
+            }
+        }
+    }
+
+    fn publish_all(&mut self) {
+        for (prefix, record) in self.records.clone() {
+            let value = if self.is_current(&record) {
+                Some(record.encode())
+            } else {
+                self.records.remove(&prefix);
+                None
+            };
+            self.out.publish(Publish { key: block_key(prefix), value });
+        }
+        let own: Vec<_> = self.removals.claims().filter(|removal| removal.heir == self.me).collect();
+        for removal in own {
+            self.publish_removal(removal);
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Behaviour of whole allocators, seen from outside: one at a time, a few by hand, many in a simulated network.
+
+mod behaviour;
+mod formats;
+mod sim;
+mod world;
