@@ -409,4 +409,3 @@ fn first_bytes(peer: PeerId) -> u64 {
     let [a, b, c, d, e, f, g, h, ..] = peer.0;
     u64::from_be_bytes([a, b, c, d, e, f, g, h])
 }
-

@@ -381,7 +381,7 @@ impl Ipam {
             Message::RemovalReport { round, removed, part, parts, blocks } => {
                 self.handle_removal_report(from, (round, removed), (part, parts), &blocks, now);
             }
-            Message::RemovalOverruled { removal } => self.handle_removal(removal, now),
+            Message::RemovalKnown { removal } => self.handle_removal(removal, now),
         }
         self.turn(now);
         Ok(())
@@ -466,6 +466,7 @@ impl Ipam {
     /// Everything that time and events make possible: waiting callers served, requests and takeovers moved on.
     pub(crate) fn turn(&mut self, now: Instant) {
         self.take_over_due(now);
+        self.nudge_heirs(now);
         self.serve(now);
         self.seek_share(now);
         self.advance_asks(now);

@@ -18,8 +18,7 @@ pub const MAX_ENTRY: usize = 512;
 /// One line of the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JournalEntry {
-    /// `signer` wrote this record. Own ones are grants and holdings; those of others are what took space from us, and,
-    /// in snapshots, everything that was known.
+    /// `signer` wrote this record. Own ones are grants and holdings; those of others tell who owns the rest.
     Block {
         /// Who wrote it.
         signer: PeerId,

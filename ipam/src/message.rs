@@ -32,8 +32,8 @@ pub(crate) enum Message {
     RemovalQuery { round: u64, removal: RemovalRecord },
     /// Part of the answer: records with their signers.
     RemovalReport { round: u64, removed: PeerId, part: u16, parts: u16, blocks: Vec<(PeerId, BlockRecord)> },
-    /// Somebody else takes it over.
-    RemovalOverruled { removal: RemovalRecord },
+    /// Somebody else takes over, or you inherit.
+    RemovalKnown { removal: RemovalRecord },
 }
 
 /// Why nothing is given.
@@ -75,7 +75,7 @@ enum WireMessage {
     Deny { id: u64, reason: Deny },
     RemovalQuery { round: u64, removal: RemovalRecord },
     RemovalReport { round: u64, removed: PeerId, part: u16, parts: u16, blocks: Vec<(PeerId, WireBlock)> },
-    RemovalOverruled { removal: RemovalRecord },
+    RemovalKnown { removal: RemovalRecord },
 }
 
 impl Message {
@@ -92,7 +92,7 @@ impl Message {
                 let blocks = blocks.into_iter().map(|(signer, record)| (signer, record.into())).collect();
                 WireMessage::RemovalReport { round, removed, part, parts, blocks }
             }
-            Message::RemovalOverruled { removal } => WireMessage::RemovalOverruled { removal },
+            Message::RemovalKnown { removal } => WireMessage::RemovalKnown { removal },
         })
     }
 
@@ -114,7 +114,7 @@ impl Message {
                     .collect::<Result<Vec<_>, RecordError>>()?;
                 Message::RemovalReport { round, removed, part, parts, blocks }
             }
-            WireMessage::RemovalOverruled { removal } => Message::RemovalOverruled { removal },
+            WireMessage::RemovalKnown { removal } => Message::RemovalKnown { removal },
         })
     }
 }
@@ -147,7 +147,7 @@ mod tests {
             (any::<(u64, u16, u16)>(), blocks).prop_map(|((round, part, parts), blocks)| {
                 Message::RemovalReport { round, removed: PeerId([7; 16]), part, parts, blocks }
             }),
-            removal.prop_map(|removal| Message::RemovalOverruled { removal }),
+            removal.prop_map(|removal| Message::RemovalKnown { removal }),
         ]
     }
 

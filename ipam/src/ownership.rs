@@ -48,8 +48,28 @@ impl Ipam {
         if signer == self.me && !outcome.changes.is_empty() {
             // A record of an earlier life that the journal does not know: the disk was put back. It binds us all the same.
             self.write_down(*record);
+        } else {
+            self.journal_learnt(signer, record, &outcome);
         }
         self.apply(outcome, now);
+    }
+
+    /// What is known about others is kept as well: after a removal, the disks of those who remain may be the only place
+    /// that knows what the removed peer owned. Ownership changes rarely, so this costs little.
+    fn journal_learnt(&mut self, signer: PeerId, record: &BlockRecord, outcome: &Outcome) {
+        let clean = outcome.changes.iter().all(|change| change.after.standing == Standing::Clean);
+        if clean && outcome.refused == 0 && !outcome.changes.is_empty() {
+            let standing = Standing::Clean;
+            self.out.persist(JournalEntry::Block { signer, record: *record, standing });
+            return;
+        }
+        for change in &outcome.changes {
+            for prefix in change.span.blocks() {
+                let record = BlockRecord { prefix, owner: change.after.owner, epoch: change.after.epoch };
+                let (signer, standing) = (change.after.signer, change.after.standing);
+                self.out.persist(JournalEntry::Block { signer, record, standing });
+            }
+        }
     }
 
     /// Draws all consequences of changes in the map.
@@ -78,29 +98,9 @@ impl Ipam {
         let is = self.is_usable(&change.after);
         match (was, is) {
             (false, true) => self.space.gain(change.span),
-            (true, false) => {
-                if change.after.signer != self.me {
-                    self.journal_change(change);
-                }
-                if change.after.owner == self.me {
-                    self.space.withhold(change.span);
-                } else {
-                    self.lose(change.span);
-                }
-            }
+            (true, false) if change.after.owner == self.me => self.space.withhold(change.span),
+            (true, false) => self.lose(change.span),
             (true, true) | (false, false) => {}
-        }
-    }
-
-    /// Space went without our doing: a removal, or somebody is faulty. That must not be forgotten in a crash.
-    fn journal_change(&mut self, change: &Change) {
-        for prefix in change.span.blocks() {
-            let record = BlockRecord { prefix, owner: change.after.owner, epoch: change.after.epoch };
-            self.out.persist(JournalEntry::Block {
-                signer: change.after.signer,
-                record,
-                standing: change.after.standing,
-            });
         }
     }
 

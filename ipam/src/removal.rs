@@ -13,12 +13,12 @@ use std::time::Instant;
 
 use gossip::PeerId;
 
+use crate::AllocateError;
 use crate::ipam::{Ipam, Presence, Publish, Ticket};
 use crate::journal::JournalEntry;
 use crate::message::{Message, REPORT_BLOCKS};
 use crate::record::{BlockRecord, RemovalRecord};
 use crate::span::Span;
-use crate::AllocateError;
 
 /// Epochs that a takeover skips: more steps than the removed peer and its recipients can have made unseen, so that the
 /// takeover is the last word about an address even if a member was not known and not asked.
@@ -73,8 +73,12 @@ struct Takeover {
 pub(crate) struct Removals {
     /// (heir, removed), as signed by the heirs.
     claims: BTreeSet<(PeerId, PeerId)>,
-    /// Who is removed, and who of those who wanted to take over is still there.
-    heirs: BTreeMap<PeerId, Option<PeerId>>,
+    /// Who is removed, and who takes over: the first of those who wanted to and are still there, or else whoever takes over
+    /// from one of those.
+    heirs: BTreeMap<PeerId, PeerId>,
+    /// Removed peers whose heir inherited them and has not signed for it: the removal by somebody who is removed in turn.
+    unclaimed: BTreeMap<PeerId, RemovalRecord>,
+    next_nudge: Option<Instant>,
     takeovers: BTreeMap<PeerId, Takeover>,
 }
 
@@ -83,15 +87,12 @@ impl Removals {
         self.heirs.contains_key(&peer)
     }
 
-    /// Who removed `peer`; a removed remover if there is no other.
+    /// Who takes over from `peer`, which is removed.
     pub(crate) fn removed_by(&self, peer: PeerId) -> Option<PeerId> {
-        let heir = self.heirs.get(&peer)?;
-        heir.or_else(|| {
-            self.claims.iter().find(|&&(_, removed)| removed == peer).map(|&(claimant, _)| claimant)
-        })
+        self.heirs.get(&peer).copied()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (PeerId, Option<PeerId>)> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (PeerId, PeerId)> + '_ {
         self.heirs.iter().map(|(&removed, &heir)| (removed, heir))
     }
 
@@ -100,7 +101,8 @@ impl Removals {
     }
 
     pub(crate) fn next_wakeup(&self) -> Option<Instant> {
-        self.takeovers.values().map(|takeover| takeover.wake).min()
+        let takeovers = self.takeovers.values().map(|takeover| takeover.wake);
+        takeovers.chain(self.next_nudge.filter(|_| !self.unclaimed.is_empty())).min()
     }
 
     pub(crate) fn hurry(&mut self, now: Instant) {
@@ -114,21 +116,55 @@ impl Removals {
         if removal.heir == removal.removed || !self.claims.insert((removal.heir, removal.removed)) {
             return Novelty::Known;
         }
-        self.heirs.clear();
-        // In order of heirs: a claim counts unless its heir was removed by a claim before it.
-        for &(heir, removed) in &self.claims {
-            if !self.heirs.contains_key(&heir) {
-                self.heirs.entry(removed).or_insert(None);
-            }
-        }
-        for &(heir, removed) in &self.claims {
-            if !self.heirs.contains_key(&heir)
-                && let Some(live @ None) = self.heirs.get_mut(&removed)
-            {
-                *live = Some(heir);
-            }
-        }
+        self.recompute();
         Novelty::New
+    }
+}
+
+impl Removals {
+    fn recompute(&mut self) {
+        let mut removers: BTreeMap<PeerId, PeerId> = BTreeMap::new();
+        for &(heir, removed) in &self.claims {
+            if !self.is_countered(heir, removed) {
+                removers.entry(removed).or_insert(heir);
+            }
+        }
+        let mut heirs: BTreeMap<PeerId, PeerId> = BTreeMap::new();
+        for &(heir, removed) in &self.claims {
+            if !removers.contains_key(&heir) && removers.contains_key(&removed) {
+                heirs.entry(removed).or_insert(heir);
+            }
+        }
+        self.unclaimed.clear();
+        for (&removed, &remover) in &removers {
+            if heirs.contains_key(&removed) {
+                continue;
+            }
+            let mut heir = remover;
+            while let Some(&next) = removers.get(&heir) {
+                heir = next;
+            }
+            self.unclaimed.insert(removed, RemovalRecord { removed, heir: remover });
+            heirs.insert(removed, heir);
+        }
+        self.heirs = heirs;
+    }
+
+    /// Whether `removed` has removed `heir` as well, directly or through others, and counts more: of each circle of
+    /// removals the smallest id stays.
+    fn is_countered(&self, heir: PeerId, removed: PeerId) -> bool {
+        let (mut reached, mut next) = (BTreeSet::new(), vec![removed]);
+        while let Some(peer) = next.pop() {
+            if peer == heir {
+                return removed < heir;
+            }
+            if reached.insert(peer) {
+                let least = PeerId([0; 16]);
+                let own = self.claims.range((peer, least)..).take_while(|claim| claim.0 == peer);
+                next.extend(own.map(|&(_, removed)| removed));
+            }
+        }
+        false
     }
 }
 
@@ -151,19 +187,13 @@ impl Ipam {
         if let Some(by) = self.removals.removed_by(self.me) {
             return Removal::RemovedMyself { by };
         }
-        if let Some(&Some(heir)) = self.removals.heirs.get(&peer) {
+        if let Some(heir) = self.removals.removed_by(peer) {
             return Removal::AlreadyRemoved { heir };
         }
         if !self.members.contains(&peer) {
             return Removal::UnknownPeer;
         }
         self.claim_removal(peer, now);
-        // Whoever it had removed needs an heir that is still there; the record of the old heir goes with it.
-        let orphans: Vec<PeerId> =
-            self.removals.iter().filter(|(_, heir)| heir.is_none()).map(|(removed, _)| removed).collect();
-        for orphan in orphans {
-            self.claim_removal(orphan, now);
-        }
         self.turn(now);
         let addresses = self.owners_within(self.range).get(&peer).copied().unwrap_or(0);
         Removal::Started { addresses, waiting_for: self.takeover_waits_for(peer) }
@@ -184,13 +214,37 @@ impl Ipam {
         }
         let me = self.me;
         let heirs = &self.removals.heirs;
-        self.removals.takeovers.retain(|removed, _| heirs.get(removed) == Some(&Some(me)));
+        self.removals.takeovers.retain(|removed, _| heirs.get(removed) == Some(&me));
+        self.removals.next_nudge = Some(now);
+        self.claim_inherited(now);
         self.consider_takeovers(now);
         self.turn(now);
     }
 
-    /// Peers that were removed, with who took over; none if that peer was removed in turn.
-    pub fn removed(&self) -> impl Iterator<Item = (PeerId, Option<PeerId>)> + '_ {
+    /// The record of a removed heir goes with it, so that its own removals need another signature: ours, if we inherit.
+    pub(crate) fn claim_inherited(&mut self, now: Instant) {
+        let unclaimed = self.removals.unclaimed.keys();
+        let inherited = unclaimed.filter(|removed| self.removals.removed_by(**removed) == Some(self.me));
+        for removed in inherited.copied().collect::<Vec<_>>() {
+            self.claim_removal(removed, now);
+        }
+    }
+
+    /// Tells heirs what they inherit; they may not have heard of it, and gossip has dropped it.
+    pub(crate) fn nudge_heirs(&mut self, now: Instant) {
+        if self.removals.unclaimed.is_empty() || self.removals.next_nudge.is_some_and(|at| now < at) {
+            return;
+        }
+        self.removals.next_nudge = Some(now + self.config.removal_retry);
+        for removal in self.removals.unclaimed.values() {
+            if let Some(heir) = self.removals.removed_by(removal.removed).filter(|&heir| heir != self.me) {
+                self.out.send(heir, &Message::RemovalKnown { removal: *removal });
+            }
+        }
+    }
+
+    /// Peers that were removed, with who takes over.
+    pub fn removed(&self) -> impl Iterator<Item = (PeerId, PeerId)> + '_ {
         self.removals.iter()
     }
 
@@ -224,7 +278,7 @@ impl Ipam {
 
     /// Starts a takeover when `owner` is removed, we are its heir, and something of it is left.
     pub(crate) fn consider_takeover(&mut self, owner: PeerId, now: Instant) {
-        let is_ours = self.removals.heirs.get(&owner) == Some(&Some(self.me));
+        let is_ours = self.removals.removed_by(owner) == Some(self.me);
         if !is_ours || self.removals.takeovers.contains_key(&owner) {
             return;
         }
@@ -296,9 +350,9 @@ impl Ipam {
         let removed = removal.removed;
         if let Some(heir) = self.removals.removed_by(from) {
             let removal = RemovalRecord { removed: from, heir };
-            self.out.send(from, &Message::RemovalOverruled { removal });
-        } else if let Some(&Some(heir)) = self.removals.heirs.get(&removed).filter(|&&heir| heir != Some(from)) {
-            self.out.send(from, &Message::RemovalOverruled { removal: RemovalRecord { removed, heir } });
+            self.out.send(from, &Message::RemovalKnown { removal });
+        } else if let Some(heir) = self.removals.removed_by(removed).filter(|&heir| heir != from) {
+            self.out.send(from, &Message::RemovalKnown { removal: RemovalRecord { removed, heir } });
         } else {
             self.send_report(from, round, removed);
         }
@@ -410,4 +464,3 @@ impl Ipam {
         }
     }
 }
-

@@ -89,6 +89,7 @@ impl Ipam {
                 self.grant(block, heir, now);
             }
         }
+        self.claim_inherited(now);
         self.consider_takeovers(now);
         self.turn(now);
     }
@@ -116,15 +117,17 @@ impl Ipam {
         entries.extend(self.removals.claims().map(JournalEntry::Removal));
         entries.extend(self.leaving.map(JournalEntry::HandedOver));
         let address = Ipv4Addr::from_bits;
-        entries.extend(self.space.leases().map(|(addr, holder)| JournalEntry::Lease {
-            addr: address(addr),
-            owner: holder.to_string(),
-        }));
+        entries.extend(
+            self.space
+                .leases()
+                .map(|(addr, holder)| JournalEntry::Lease { addr: address(addr), owner: holder.to_string() }),
+        );
         entries.extend(self.space.resting().map(|addr| JournalEntry::Resting { addr: address(addr) }));
-        entries.extend(self.lost.iter().map(|(&addr, holder)| JournalEntry::Lost {
-            addr: address(addr),
-            owner: holder.to_string(),
-        }));
+        entries.extend(
+            self.lost
+                .iter()
+                .map(|(&addr, holder)| JournalEntry::Lost { addr: address(addr), owner: holder.to_string() }),
+        );
         entries
     }
 

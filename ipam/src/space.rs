@@ -215,7 +215,11 @@ impl Space {
     pub(crate) fn gift(&self, within: Span) -> Option<Ipv4Net> {
         let runs = self.free.iter().filter_map(|(&first, &last)| {
             let edged = Span {
-                first: if self.owns_first && first == self.range.first + 1 { self.range.first } else { first },
+                first: if self.owns_first && first == self.range.first + 1 {
+                    self.range.first
+                } else {
+                    first
+                },
                 last: if self.owns_last && last + 1 == self.range.last { self.range.last } else { last },
             };
             edged.intersection(within).filter(|run| !self.only_reserved(*run))

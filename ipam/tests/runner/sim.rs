@@ -141,7 +141,8 @@ fn finish_leaving(world: &mut World, host: usize) {
 
 /// A host that lost its disk comes back as somebody else. Only while all can be told, as membership is not modelled here.
 fn rejoin(world: &mut World) {
-    let all_together = world.hosts.iter().all(|host| host.side == 0 && (host.ipam.is_some() || host.fate != Fate::Member));
+    let all_together =
+        world.hosts.iter().all(|host| host.side == 0 && (host.ipam.is_some() || host.fate != Fate::Member));
     if all_together && world.hosts.len() < 9 {
         world.add_host();
     }

@@ -242,11 +242,14 @@ impl World {
         let id = self.hosts[dead].id;
         let outcome = self.hosts[at].ipam.as_mut().map(|ipam| ipam.remove_peer(id, self.now));
         self.log(|| format!("  {outcome:?}"));
-        if matches!(outcome, Some(ipam::Removal::Started { .. })) {
+        self.flush(at);
+        let written =
+            |entry: &JournalEntry| matches!(entry, JournalEntry::Removal(removal) if removal.removed == id);
+        // The operator's own host may have died before it wrote that down.
+        if self.hosts[at].journal.iter().any(written) {
             self.hosts[dead].fate = Fate::Removed;
             self.promised.retain(|_, (host, _)| *host != dead);
         }
-        self.flush(at);
         self.check();
     }
 
@@ -335,7 +338,8 @@ impl World {
                 Fate::Member | Fate::Removed => Presence::Unreachable,
             };
             let id = self.hosts[other].id;
-            if other != host && self.up(host) && self.hosts[host].told.insert(id, presence) != Some(presence) {
+            if other != host && self.up(host) && self.hosts[host].told.insert(id, presence) != Some(presence)
+            {
                 self.with(host, |ipam, now| ipam.handle_reachable(id, presence, now));
             }
         }
@@ -457,7 +461,10 @@ impl World {
         }
         self.granted += 1;
         if let Some((other, holder)) = self.promised.insert(addr, (host, owner.clone())) {
-            assert!(other == host && holder == *owner, "{addr} leased at {other} to {holder} and at {host} to {owner}");
+            assert!(
+                other == host && holder == *owner,
+                "{addr} leased at {other} to {holder} and at {host} to {owner}"
+            );
         }
     }
 
@@ -469,7 +476,11 @@ impl World {
             for block in ipam.own_blocks() {
                 let (first, last) = (block.network().to_bits(), block.broadcast().to_bits());
                 if let Some((_, &(end, other))) = owned.range(..=last).next_back() {
-                    assert!(end < first, "{block} is allocated from at {other} and {index} (seed {})", self.seed);
+                    assert!(
+                        end < first,
+                        "{block} is allocated from at {other} and {index} (seed {})",
+                        self.seed
+                    );
                 }
                 owned.insert(first, (last, index));
             }
