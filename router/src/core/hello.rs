@@ -143,8 +143,13 @@ impl Hello {
         SealedDatagram::new(bytes)
     }
 
-    /// Checks in the order of cost: length, version, fabric, authentication, signature. The comparison of the tag takes constant time.
+    /// Both checks: that a member sent it, and that it is the member that it claims to be.
     pub fn parse(bytes: &[u8], keys: &FabricKeys) -> Result<Self, HelloError> {
+        Self::authenticate(bytes, keys)?.verify()
+    }
+
+    /// Checks in the order of cost: length, version, fabric, authentication; all cheap. The comparison of the tag takes constant time.
+    pub fn authenticate<'a>(bytes: &'a [u8], keys: &FabricKeys) -> Result<UnverifiedHello<'a>, HelloError> {
         if bytes.len() < PREFIX {
             return Err(HelloError::Malformed);
         }
@@ -165,11 +170,25 @@ impl Hello {
         }
         let end = length - MAC;
         hmac::verify(&mac_key(keys), &bytes[..end], &bytes[end..]).map_err(|_| HelloError::WrongSecret)?;
+        Ok(UnverifiedHello { bytes, kind })
+    }
+}
+
+/// A HELLO that some member made; which one is still to be checked.
+pub struct UnverifiedHello<'a> {
+    bytes: &'a [u8],
+    kind: HelloKind,
+}
+
+impl UnverifiedHello<'_> {
+    /// Checks the signature, which costs a hundred times as much as the rest.
+    pub fn verify(self) -> Result<Hello, HelloError> {
+        let Self { bytes, kind } = self;
         let public = PublicIdentity::from_bytes(&array(bytes, PUBLIC));
         if !public.verify(&signed(&bytes[..CONTENT]), &array(bytes, SIGNATURE)) {
             return Err(HelloError::BadSignature);
         }
-        Ok(Self {
+        Ok(Hello {
             kind,
             nonce: array(bytes, NONCE),
             echo: array(bytes, ECHO),

@@ -1,5 +1,7 @@
 //! Who a router is: an Ed25519 key that signs and an X25519 key that makes sessions. Knows no files: the shell keeps the seed.
 
+use std::sync::Arc;
+
 use aws_lc_rs::digest;
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use boringtun::x25519::{PublicKey, StaticSecret};
@@ -13,6 +15,8 @@ const PEER_ID_LABEL: &[u8] = b"weave peer id v1";
 #[derive(Clone)]
 pub struct Identity {
     seed: Zeroizing<[u8; 64]>,
+    /// Shared between clones: making it of the seed costs a scalar multiplication.
+    signing: Arc<Ed25519KeyPair>,
     public: PublicIdentity,
 }
 
@@ -24,8 +28,10 @@ impl Identity {
         secret.copy_from_slice(&seed[32..]);
         let x25519 = PublicKey::from(&StaticSecret::from(*secret)).to_bytes();
         let mut ed25519 = [0; 32];
-        ed25519.copy_from_slice(signing_key(&seed).public_key().as_ref());
-        Self { seed, public: PublicIdentity { ed25519, x25519 } }
+        let signing = Ed25519KeyPair::from_seed_unchecked(&seed[..32]);
+        let signing = Arc::new(signing.expect("every 32 bytes are an Ed25519 seed"));
+        ed25519.copy_from_slice(signing.public_key().as_ref());
+        Self { seed, signing, public: PublicIdentity { ed25519, x25519 } }
     }
 
     /// The seed, for the shell to keep on disk.
@@ -46,7 +52,7 @@ impl Identity {
     /// Signs with the Ed25519 key.
     pub fn sign(&self, message: &[u8]) -> [u8; 64] {
         let mut signature = [0; 64];
-        signature.copy_from_slice(signing_key(&self.seed).sign(message).as_ref());
+        signature.copy_from_slice(self.signing.sign(message).as_ref());
         signature
     }
 
@@ -105,10 +111,6 @@ impl PublicIdentity {
         public.x25519.copy_from_slice(&bytes[32..]);
         public
     }
-}
-
-fn signing_key(seed: &[u8; 64]) -> Ed25519KeyPair {
-    Ed25519KeyPair::from_seed_unchecked(&seed[..32]).expect("every 32 bytes are an Ed25519 seed")
 }
 
 #[cfg(test)]

@@ -101,6 +101,8 @@ drop_reasons! {
     QueueFull => "send queue full",
     /// A message that waited too long for a session.
     QueueExpired => "message waited too long",
+    /// A message for a peer that neither gossip nor a HELLO has described.
+    MessageUnknownPeer => "message for an unknown peer",
     /// A message longer than the control channel takes; a fault of ours.
     MessageTooLong => "message too long",
     /// The table of peers is full.

@@ -15,6 +15,7 @@ mod peer;
 mod random;
 mod sessions;
 mod target;
+mod timer;
 mod types;
 mod view;
 

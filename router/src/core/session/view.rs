@@ -11,7 +11,7 @@ use super::types::{ConnectionState, ConnectionView, Direction, Want};
 impl Sessions {
     /// Every peer with a session or a want, and every target whose peer is not among them.
     pub fn connections(&self) -> impl Iterator<Item = ConnectionView> + '_ {
-        let shown = |id: PeerId| self.peers().any(|peer| peer.id == id && is_shown(peer));
+        let shown = |id: PeerId| self.peer(id).is_some_and(is_shown);
         let targets = self.targets().filter(move |target| !target.peer.is_some_and(shown));
         self.peers().filter(|peer| is_shown(peer)).map(peer_row).chain(targets.map(target_row))
     }

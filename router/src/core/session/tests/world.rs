@@ -112,6 +112,8 @@ pub(super) struct World {
     pub(super) random: Seeded,
     flying: BTreeMap<(Instant, u64), Sent>,
     counter: u64,
+    /// Timer calls at one instant, to find a timer that does not move.
+    spins: (Option<Instant>, u32),
     /// Everything that was ever sent.
     pub(super) record: Vec<Sent>,
     /// Pairs that cannot reach each other.
@@ -128,6 +130,7 @@ impl World {
             random: Seeded::new(seed),
             flying: BTreeMap::new(),
             counter: 0,
+            spins: (None, 0),
             record: Vec::new(),
             cut: BTreeSet::new(),
         }
@@ -239,6 +242,10 @@ impl World {
             }
             None => {
                 let (_, node) = timer.expect("one of both is next");
+                self.spins =
+                    if self.spins.0 == Some(next) { (Some(next), self.spins.1 + 1) } else { (Some(next), 0) };
+                let why = self.nodes[node].sessions.poll_timeout();
+                assert!(self.spins.1 < 50, "a timer does not move: {why:?}");
                 self.with(node, |sessions, now| sessions.handle_timeout(now));
             }
         }

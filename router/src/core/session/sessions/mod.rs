@@ -1,23 +1,24 @@
-//! All sessions of a router: the public interface, the tables of peers and targets, and the way of a datagram to its owner.
+//! All sessions of a router: the public interface, and the tables of peers and targets.
+
+mod arrivals;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use boringtun::noise::handshake::parse_handshake_anon;
-use boringtun::noise::{Packet, Tunn, TunnResult};
 use gossip::PeerId;
 
-use super::bucket::{Bucket, Taken};
-use super::common::{Common, Purpose};
+use super::bucket::Bucket;
+use super::common::Common;
 use super::drops::{DropReason, RefusedSender};
-use super::link::{MAX_RECEIVED, WireKind};
+use super::link::MAX_RECEIVED;
 use super::peer::Peer;
 use super::random::RandomSource;
 use super::target::{Target, TargetState};
-use super::types::{Channel, DownReason, Newer, Refusal, SessionConfig, SessionEvent, Want};
+use super::timer::Timer;
+use super::types::{Channel, DownReason, SessionConfig, SessionEvent, Want};
 use crate::core::fabric::FabricKeys;
-use crate::core::hello::{HELLO, HELLO_REPLY, Hello, HelloError, HelloKind, REJECT, Reject, RejectReason};
+use crate::core::hello::{HELLO, HELLO_REPLY, REJECT};
 use crate::core::identity::{Identity, PublicIdentity};
 use crate::core::sealed::SealedDatagram;
 
@@ -25,6 +26,8 @@ use crate::core::sealed::SealedDatagram;
 const MAX_PEERS: usize = 20_000;
 /// Addresses that the user named.
 const MAX_TARGETS: usize = 256;
+/// Peers wanted before they are described: gossip names a few at a time.
+const MAX_EARLY_WANTS: usize = 1024;
 /// HELLOs checked and answered in a second: each costs a signature and its check, together some 100 µs.
 const HELLOS_PER_SECOND: u32 = 500;
 /// REJECTs in a second: a person reads one of them.
@@ -47,7 +50,12 @@ pub struct Sessions {
     by_key: BTreeMap<[u8; 32], PeerId>,
     targets: BTreeMap<SocketAddr, Target>,
     removed: BTreeSet<PeerId>,
-    deadlines: BTreeSet<(Instant, PeerId)>,
+    /// The session keys of removed peers, as far as they were known: to name them when they dial.
+    removed_keys: BTreeSet<[u8; 32]>,
+    /// Wants for peers whose keys have not come yet.
+    early_wants: BTreeMap<PeerId, BTreeSet<Want>>,
+    /// Each peer's next wake-up, as it stands in its `wake`.
+    deadlines: BTreeSet<(Instant, PeerId, Timer)>,
     hellos: Bucket,
     rejects: Bucket,
     handshakes: Bucket,
@@ -80,6 +88,8 @@ impl Sessions {
             by_key: BTreeMap::new(),
             targets: BTreeMap::new(),
             removed: BTreeSet::new(),
+            removed_keys: BTreeSet::new(),
+            early_wants: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             hellos: Bucket::new(HELLOS_PER_SECOND, HELLOS_PER_SECOND * BURST_SECONDS, now),
             rejects: Bucket::new(REJECTS_PER_SECOND, REJECTS_PER_SECOND * BURST_SECONDS, now),
@@ -122,9 +132,18 @@ impl Sessions {
         if public.peer_id() != peer || peer == self.common.me || self.removed.contains(&peer) {
             return;
         }
-        if self.learn(peer, public, now) {
-            self.with_peer(peer, now, |peer, common| peer.set_addresses(addresses, common, now));
+        if !self.learn(peer, public, now) {
+            self.common.drops.count(DropReason::PeerTableFull);
+            return;
         }
+        let early = self.early_wants.remove(&peer).unwrap_or_default();
+        let quarantined = self.is_quarantined();
+        self.with_peer(peer, now, |peer, common| {
+            if !quarantined {
+                peer.wants.extend(early);
+                peer.set_addresses(addresses, common, now);
+            }
+        });
     }
 
     /// Gossip has forgotten the peer: closes its session and drops everything about it.
@@ -136,6 +155,7 @@ impl Sessions {
     pub fn refuse_peer(&mut self, peer: PeerId, now: Instant) {
         if peer != self.common.me {
             self.removed.insert(peer);
+            self.removed_keys.extend(self.peers.get(&peer).map(|known| known.public.x25519));
             self.take_out(peer, DownReason::Removed, now);
         }
     }
@@ -143,10 +163,20 @@ impl Sessions {
     /// Takes a refusal back.
     pub fn accept_peer(&mut self, peer: PeerId) {
         self.removed.remove(&peer);
+        // Without the peer's keys at hand, forget all: they only name the reason.
+        self.removed_keys.clear();
     }
 
     /// Makes a session with the peer and keeps it. The same want twice is one want.
+    ///
+    /// A want for a peer that nobody has described yet waits for `set_peer`.
     pub fn want(&mut self, peer: PeerId, why: Want, now: Instant) {
+        if !self.peers.contains_key(&peer) {
+            if self.early_wants.len() < MAX_EARLY_WANTS && peer != self.common.me {
+                self.early_wants.entry(peer).or_default().insert(why);
+            }
+            return;
+        }
         if !self.is_quarantined() {
             self.with_peer(peer, now, |peer, common| peer.want(why, common, now));
         }
@@ -154,6 +184,9 @@ impl Sessions {
 
     /// Takes a want back. The session goes when nothing wants it and nothing uses it.
     pub fn unwant(&mut self, peer: PeerId, why: Want, now: Instant) {
+        if let Some(early) = self.early_wants.get_mut(&peer) {
+            early.remove(&why);
+        }
         self.with_peer(peer, now, |peer, _| {
             peer.wants.remove(&why);
         });
@@ -168,6 +201,10 @@ impl Sessions {
     pub fn send(&mut self, peer: PeerId, channel: Channel, message: Vec<u8>, now: Instant) {
         if self.is_quarantined() {
             self.common.drops.count(DropReason::Quarantined);
+            return;
+        }
+        if !self.peers.contains_key(&peer) {
+            self.common.drops.count(DropReason::MessageUnknownPeer);
             return;
         }
         self.with_peer(peer, now, |peer, common| peer.send(channel.stream(), message, common, now));
@@ -209,7 +246,7 @@ impl Sessions {
         }
         // Each peer once, so that a timer that does not move cannot hold the loop.
         let due: Vec<PeerId> =
-            self.deadlines.iter().take_while(|(at, _)| *at <= now).map(|(_, peer)| *peer).collect();
+            self.deadlines.iter().take_while(|(at, ..)| *at <= now).map(|(_, peer, _)| *peer).collect();
         for peer in due {
             self.with_peer(peer, now, |peer, common| peer.handle_timeout(common, now));
         }
@@ -230,7 +267,7 @@ impl Sessions {
 
     /// When `handle_timeout` wants to be called next, and why.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        let peer = self.deadlines.first().map(|(at, _)| (*at, "session timer"));
+        let peer = self.deadlines.first().map(|(at, _, timer)| (*at, timer.as_str()));
         let target = match self.is_quarantined() {
             true => None,
             false => self.targets.values().filter_map(Target::wake).min().map(|at| (at, "dial of a target")),
@@ -265,6 +302,10 @@ impl Sessions {
         self.peers.get(&peer)?.active.as_ref().map(|link| link.address)
     }
 
+    pub(super) fn peer(&self, peer: PeerId) -> Option<&Peer> {
+        self.peers.get(&peer)
+    }
+
     pub(super) fn peers(&self) -> impl Iterator<Item = &Peer> {
         self.peers.values()
     }
@@ -272,237 +313,10 @@ impl Sessions {
     pub(super) fn targets(&self) -> impl Iterator<Item = &Target> {
         self.targets.values()
     }
-
-    // ---- HELLO ----
-
-    fn handle_hello(&mut self, from: SocketAddr, bytes: &[u8], now: Instant) -> Result<(), DropReason> {
-        if self.hellos.take(now) == Taken::Empty {
-            return Err(DropReason::HelloFlood);
-        }
-        let hello = match Hello::parse(bytes, &self.common.keys) {
-            Ok(hello) => hello,
-            Err(error) => {
-                if let Some(reason) = reject_reason(error) {
-                    self.reject(from, bytes, reason, now);
-                }
-                return Err(hello_drop(error));
-            }
-        };
-        if hello.public == self.common.public {
-            return Err(self.hello_of_ours(from, &hello, now));
-        }
-        let peer = hello.public.peer_id();
-        if self.removed.contains(&peer) {
-            self.reject(from, bytes, RejectReason::Removed, now);
-            return Err(DropReason::HelloRemoved);
-        }
-        if !self.learn(peer, hello.public, now) {
-            return Err(DropReason::PeerTableFull);
-        }
-        self.common.reply(from, &hello, now);
-        self.with_peer(peer, now, |peer, _| peer.hint(from, now));
-        Ok(())
-    }
-
-    fn reject(&mut self, from: SocketAddr, hello: &[u8], reason: RejectReason, now: Instant) {
-        if self.rejects.take(now) == Taken::Token
-            && let Some(reject) = Reject::answer(hello, reason, self.common.keys.fabric())
-        {
-            self.common.send(from, reject.emit());
-        }
-    }
-
-    /// A HELLO with our own identity: we dialled ourselves, or there is a clone, or somebody replays an old one of ours.
-    fn hello_of_ours(&mut self, from: SocketAddr, hello: &Hello, now: Instant) -> DropReason {
-        if hello.boot == self.common.boot {
-            if let Some(probe) = self.common.take_probe(&hello.nonce, now) {
-                self.note_ourselves(probe.to, probe.purpose, now);
-            }
-            return DropReason::HelloFromSelf;
-        }
-        // A challenge is as long as what it answers, so a spoofed sender gains nothing; never a challenge and a reply.
-        let challenge = match self.clone {
-            CloneWatch::None => true,
-            CloneWatch::Challenged(at) => now >= at + CHALLENGE_EVERY,
-            CloneWatch::Newer | CloneWatch::Quarantined => false,
-        };
-        if challenge {
-            self.clone = CloneWatch::Challenged(now);
-            self.common.probe(from, Purpose::CloneCheck, now);
-        } else {
-            self.common.reply(from, hello, now);
-        }
-        DropReason::HelloFromClone
-    }
-
-    fn note_ourselves(&mut self, address: SocketAddr, purpose: Purpose, now: Instant) {
-        match purpose {
-            Purpose::Target => {
-                if let Some(target) = self.targets.get_mut(&address) {
-                    target.is_ourselves(now);
-                }
-            }
-            Purpose::Peer(id) => self.with_peer(id, now, |peer, _| peer.ourselves(address)),
-            Purpose::CloneCheck => {}
-        }
-    }
-
-    fn handle_reply(&mut self, bytes: &[u8], now: Instant) -> Result<(), DropReason> {
-        let hello = Hello::parse(bytes, &self.common.keys).map_err(hello_drop)?;
-        debug_assert_eq!(hello.kind, HelloKind::Reply);
-        let probe = self.common.take_probe(&hello.echo, now).ok_or(DropReason::ReplyUnasked)?;
-        if hello.public == self.common.public {
-            return self.clone_proven(probe.to, probe.uptime, &hello, now);
-        }
-        let id = hello.public.peer_id();
-        if self.removed.contains(&id) {
-            return Err(DropReason::HelloRemoved);
-        }
-        if !self.learn(id, hello.public, now) {
-            return Err(DropReason::PeerTableFull);
-        }
-        match probe.purpose {
-            Purpose::Peer(wanted) if wanted != id => {
-                self.with_peer(wanted, now, |peer, _| peer.other_peer(probe.to, id));
-                return Ok(());
-            }
-            Purpose::Peer(_) | Purpose::CloneCheck => {}
-            Purpose::Target => self.target_answered(probe.to, id, now),
-        }
-        self.with_peer(id, now, |peer, common| peer.hello_reply(probe.to, &hello, common, now));
-        Ok(())
-    }
-
-    fn target_answered(&mut self, address: SocketAddr, id: PeerId, now: Instant) {
-        let Some(target) = self.targets.get_mut(&address) else { return };
-        let before = target.peer.replace(id);
-        target.answered(id, now);
-        if self.peers.get(&id).is_some_and(|peer| peer.active.is_some())
-            && let Some(target) = self.targets.get_mut(&address)
-        {
-            target.connected(now);
-        }
-        if let Some(before) = before.filter(|before| *before != id) {
-            self.drop_target_want(before, now);
-        }
-        self.with_peer(id, now, |peer, _| {
-            peer.wants.insert(Want::Target);
-        });
-    }
-
-    fn drop_target_want(&mut self, id: PeerId, now: Instant) {
-        if !self.targets.values().any(|target| target.peer == Some(id)) {
-            self.unwant(id, Want::Target, now);
-        }
-    }
-
-    /// Our own identity signed our fresh nonce, and it was not this process. The one that runs for less time gives way; if both started in
-    /// the same millisecond, the one with the smaller boot nonce.
-    fn clone_proven(
-        &mut self,
-        address: SocketAddr,
-        our_uptime: u64,
-        hello: &Hello,
-        now: Instant,
-    ) -> Result<(), DropReason> {
-        if hello.boot == self.common.boot {
-            return Err(DropReason::HelloFromSelf);
-        }
-        let ours = (our_uptime, self.common.boot);
-        let newer = if ours < (hello.uptime, hello.boot) { Newer::Ours } else { Newer::Theirs };
-        let before = self.clone;
-        self.clone = match newer {
-            Newer::Ours => CloneWatch::Quarantined,
-            Newer::Theirs => CloneWatch::Newer,
-        };
-        if before != self.clone {
-            self.common.emit(SessionEvent::CloneDetected { address, newer });
-        }
-        match newer {
-            Newer::Ours => self.end_all(DownReason::Quarantined, now),
-            Newer::Theirs => {}
-        }
-        Err(DropReason::HelloFromClone)
-    }
-
-    fn handle_reject(&mut self, from: SocketAddr, bytes: &[u8], now: Instant) -> Result<(), DropReason> {
-        let reject = Reject::parse(bytes).ok_or(DropReason::RejectUnasked)?;
-        let probe = self.common.peek_probe(&reject.echo, now).ok_or(DropReason::RejectUnasked)?;
-        if probe.to != from {
-            return Err(DropReason::RejectUnasked);
-        }
-        let refusal = Refusal::from_reject(&reject, self.common.keys.fabric());
-        match probe.purpose {
-            Purpose::Peer(id) => self.with_peer(id, now, |peer, _| peer.refused(from, refusal)),
-            Purpose::Target => {
-                if let Some(target) = self.targets.get_mut(&from) {
-                    target.refused(refusal);
-                }
-            }
-            Purpose::CloneCheck => {}
-        }
-        Ok(())
-    }
-
-    // ---- WireGuard ----
-
-    fn handle_wireguard(&mut self, from: SocketAddr, bytes: &[u8], now: Instant) -> Result<(), DropReason> {
-        let packet = Tunn::parse_incoming_packet(bytes).map_err(|_| DropReason::HandshakeMalformed)?;
-        let (kind, index) = match &packet {
-            Packet::HandshakeInit(_) => (WireKind::Initiation, 0),
-            Packet::HandshakeResponse(response) => (WireKind::Response, response.receiver_idx >> 8),
-            Packet::PacketCookieReply(cookie) => (WireKind::Cookie, cookie.receiver_idx >> 8),
-            Packet::PacketData(data) => (WireKind::Data, data.receiver_idx >> 8),
-        };
-        match kind {
-            WireKind::Initiation | WireKind::Response => self.check_handshake(from, bytes, now)?,
-            WireKind::Cookie | WireKind::Data => {}
-        }
-        if let Packet::HandshakeInit(init) = &packet {
-            let half = parse_handshake_anon(&self.common.secret, &self.common.static_public, init)
-                .map_err(|_| DropReason::HandshakeInvalid)?;
-            let id = self.by_key.get(&half.peer_static_public).copied();
-            let id = id.ok_or(DropReason::HandshakeUnknownPeer)?;
-            return self.peer_result(id, now, |peer, common| peer.initiation(from, bytes, common, now));
-        }
-        let id = self.common.indices.get(&index).copied();
-        let id = id.ok_or(match kind {
-            WireKind::Data => DropReason::UnknownSession,
-            WireKind::Initiation | WireKind::Response | WireKind::Cookie => DropReason::HandshakeUnexpected,
-        })?;
-        self.peer_result(id, now, |peer, common| peer.datagram(from, index, kind, bytes, common, now))
-    }
-
-    /// The cheap check of a handshake before any scalar multiplication, and the cookie when there are too many.
-    fn check_handshake(&mut self, from: SocketAddr, bytes: &[u8], now: Instant) -> Result<(), DropReason> {
-        let mut cookie = [0; 64];
-        let verified = self.common.calm.verify_packet(Some(from.ip()), bytes, &mut cookie);
-        if verified.is_err() {
-            return Err(DropReason::HandshakeBadMac);
-        }
-        if self.handshakes.take(now) == Taken::Token {
-            return Ok(());
-        }
-        let answer = match self.common.loaded.verify_packet(Some(from.ip()), bytes, &mut cookie) {
-            Ok(_) => return Ok(()),
-            Err(TunnResult::WriteToNetwork(reply)) => Some(SealedDatagram::new(reply.to_vec())),
-            Err(
-                TunnResult::Done
-                | TunnResult::Err(_)
-                | TunnResult::WriteToTunnelV4(..)
-                | TunnResult::WriteToTunnelV6(..),
-            ) => None,
-        };
-        if let Some(answer) = answer {
-            self.common.send(from, answer);
-        }
-        Err(DropReason::HandshakeUnderLoad)
-    }
-
     // ---- Tables ----
 
     /// Whether the peer is in the table afterwards.
-    fn learn(&mut self, id: PeerId, public: PublicIdentity, now: Instant) -> bool {
+    pub(super) fn learn(&mut self, id: PeerId, public: PublicIdentity, now: Instant) -> bool {
         if self.peers.contains_key(&id) {
             return true;
         }
@@ -516,7 +330,7 @@ impl Sessions {
     }
 
     /// Drops a peer that only a HELLO has named.
-    fn make_room(&mut self) -> bool {
+    pub(super) fn make_room(&mut self) -> bool {
         let unused = |peer: &Peer| {
             let linked = peer.active.is_some() || peer.dialing.is_some() || peer.answering.is_some();
             !linked && peer.wants.is_empty() && peer.addresses.is_empty()
@@ -527,23 +341,23 @@ impl Sessions {
         true
     }
 
-    fn take_out(&mut self, id: PeerId, reason: DownReason, now: Instant) {
+    pub(super) fn take_out(&mut self, id: PeerId, reason: DownReason, now: Instant) {
         self.with_peer(id, now, |peer, common| peer.close(reason, common, now));
         self.note_events(now);
         self.remove_entry(id);
     }
 
-    fn remove_entry(&mut self, id: PeerId) {
+    pub(super) fn remove_entry(&mut self, id: PeerId) {
         let Some(peer) = self.peers.remove(&id) else { return };
-        if let Some(at) = peer.wake {
-            self.deadlines.remove(&(at, id));
+        if let Some((at, timer)) = peer.wake {
+            self.deadlines.remove(&(at, id, timer));
         }
         if self.by_key.get(&peer.public.x25519) == Some(&id) {
             self.by_key.remove(&peer.public.x25519);
         }
     }
 
-    fn end_all(&mut self, reason: DownReason, now: Instant) {
+    pub(super) fn end_all(&mut self, reason: DownReason, now: Instant) {
         let all: Vec<PeerId> = self.peers.keys().copied().collect();
         for id in all {
             self.with_peer(id, now, |peer, common| {
@@ -553,7 +367,7 @@ impl Sessions {
         }
     }
 
-    fn peer_result(
+    pub(super) fn peer_result(
         &mut self,
         id: PeerId,
         now: Instant,
@@ -565,23 +379,23 @@ impl Sessions {
     }
 
     /// Runs something on a peer and notes when it wants to be woken.
-    fn with_peer(&mut self, id: PeerId, now: Instant, run: impl FnOnce(&mut Peer, &mut Common)) {
+    pub(super) fn with_peer(&mut self, id: PeerId, now: Instant, run: impl FnOnce(&mut Peer, &mut Common)) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         run(peer, &mut self.common);
         let wake = peer.next_wake(&self.common, now);
         if wake != peer.wake {
-            if let Some(at) = peer.wake {
-                self.deadlines.remove(&(at, id));
+            if let Some((at, timer)) = peer.wake {
+                self.deadlines.remove(&(at, id, timer));
             }
-            if let Some(at) = wake {
-                self.deadlines.insert((at, id));
+            if let Some((at, timer)) = wake {
+                self.deadlines.insert((at, id, timer));
             }
             peer.wake = wake;
         }
     }
 
     /// Targets follow the sessions of their peers.
-    fn note_events(&mut self, now: Instant) {
+    pub(super) fn note_events(&mut self, now: Instant) {
         for target in self.targets.values_mut() {
             let Some(peer) = target.peer.and_then(|id| self.peers.get(&id)) else { continue };
             match (&target.state, peer.active.is_some()) {
@@ -594,26 +408,6 @@ impl Sessions {
                 | (TargetState::Ourselves, _) => {}
             }
         }
-    }
-}
-
-/// What the far side is told, if anything: a damaged or lying datagram gets no answer.
-fn reject_reason(error: HelloError) -> Option<RejectReason> {
-    match error {
-        HelloError::OtherVersion { .. } => Some(RejectReason::Version),
-        HelloError::ForeignFabric { .. } => Some(RejectReason::ForeignFabric),
-        HelloError::WrongSecret => Some(RejectReason::WrongSecret),
-        HelloError::Malformed | HelloError::BadSignature => None,
-    }
-}
-
-fn hello_drop(error: HelloError) -> DropReason {
-    match error {
-        HelloError::Malformed => DropReason::HelloMalformed,
-        HelloError::OtherVersion { .. } => DropReason::HelloVersion,
-        HelloError::ForeignFabric { .. } => DropReason::HelloForeignFabric,
-        HelloError::WrongSecret => DropReason::HelloWrongSecret,
-        HelloError::BadSignature => DropReason::HelloBadSignature,
     }
 }
 

@@ -1,0 +1,388 @@
+//! One peer: its links (active, previous, being dialled, being answered), what wants it, and all its timers.
+//!
+//! A new link stands beside the active one until it proves itself: for the initiator by the handshake response, for the responder
+//! by the first authenticated session datagram. Nothing that is not authenticated changes the active link.
+
+mod find;
+mod receive;
+mod talk;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use gossip::PeerId;
+
+use super::backoff::Backoff;
+use super::chunks::{BootTag, Reassembly, Stream};
+use super::common::Common;
+use super::dial::{MAX_CANDIDATES, Round};
+use super::drops::DropReason;
+use super::lanes::Lanes;
+use super::link::Link;
+use super::timer::Timer;
+use super::types::{DownReason, Failure, SessionEvent, Want};
+use crate::core::identity::PublicIdentity;
+use find::ANSWER_PATIENCE;
+pub(super) use talk::{BYE, BYE_IDLE, BYE_LEAVING, BYE_REMOVED, PING, PONG};
+
+/// An answered handshake that does not prove itself is dropped after this.
+const ANSWER_LIFETIME: Duration = Duration::from_secs(10);
+/// A replaced link is still opened with for this long: longer than any datagram stays on a path.
+const PREVIOUS_LIFETIME: Duration = Duration::from_secs(20);
+/// A rekey that failed is tried again after this.
+const REKEY_RETRY: Duration = Duration::from_secs(5);
+/// WireGuard's REJECT_AFTER_TIME.
+const REJECT_AFTER: Duration = Duration::from_secs(180);
+/// A ping at least so often.
+const PING_EVERY: Duration = Duration::from_secs(5);
+/// A ping so often when the peer has been silent for `PING_EVERY`.
+const PING_WHEN_SILENT: Duration = Duration::from_secs(1);
+/// A peer that is silent this long is gone: three pings of the first kind and ten of the second.
+const SILENT_AFTER: Duration = Duration::from_secs(15);
+/// Messages that wait for a session, of one peer.
+const MAX_QUEUE: usize = 64;
+/// Bytes that wait for a session, of one peer.
+const MAX_QUEUE_BYTES: usize = 256 * 1024;
+/// A message that waited this long is dropped: whoever sent it has sent another.
+const QUEUE_LIFETIME: Duration = Duration::from_secs(30);
+/// First wait after a failed round of HELLOs.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// Longest wait after failed rounds: bounds how late a peer without other news is found.
+const LAST_RETRY: Duration = Duration::from_secs(60);
+
+/// See the file's head.
+pub(super) struct Peer {
+    pub(super) id: PeerId,
+    pub(super) public: PublicIdentity,
+    pub(super) addresses: Vec<SocketAddr>,
+    pub(super) wants: BTreeSet<Want>,
+    pub(super) active: Option<Link>,
+    previous: Option<Previous>,
+    pub(super) dialing: Option<Dialing>,
+    pub(super) answering: Option<Link>,
+    pub(super) dial: Dial,
+    backoff: Backoff,
+    pub(super) failure: Option<Failure>,
+    pub(super) down: Option<DownReason>,
+    pub(super) since: Instant,
+    last_address: Option<SocketAddr>,
+    hint: Option<SocketAddr>,
+    hint_at: Option<Instant>,
+    /// Of the last fresh HELLO reply or sealed chunk.
+    boot: Option<BootTag>,
+    /// Of the session that the rest of the router knows of.
+    session_boot: Option<BootTag>,
+    observed: Option<SocketAddr>,
+    seen: VecDeque<[u8; 32]>,
+    queue: VecDeque<Queued>,
+    queue_bytes: usize,
+    pub(super) lanes: Lanes,
+    reassembly: Reassembly,
+    shed: u64,
+    message_id: u32,
+    last_heard: Instant,
+    pub(super) last_used: Instant,
+    last_ping: Instant,
+    pings: VecDeque<(u64, Instant)>,
+    ping_number: u64,
+    pub(super) rtt: Option<Duration>,
+    wanted_by_peer: bool,
+    rekey_at: Instant,
+    pub(super) sent: u64,
+    pub(super) received: u64,
+    /// What `Sessions` has noted as the next wake-up.
+    pub(super) wake: Option<(Instant, Timer)>,
+}
+
+/// A link that was replaced and still opens what is on its way.
+struct Previous {
+    link: Link,
+    replaced: Instant,
+}
+
+/// A handshake that we started.
+pub(super) struct Dialing {
+    pub(super) link: Link,
+    initiations: u32,
+    next: Instant,
+}
+
+/// How far we are in finding the peer.
+pub(super) enum Dial {
+    Idle,
+    Probing(Round),
+    Waiting(Instant),
+}
+
+struct Queued {
+    stream: Stream,
+    message: Vec<u8>,
+    at: Instant,
+}
+
+impl Peer {
+    pub(super) fn new(id: PeerId, public: PublicIdentity, common: &mut Common, now: Instant) -> Self {
+        Self {
+            id,
+            public,
+            addresses: Vec::new(),
+            wants: BTreeSet::new(),
+            active: None,
+            previous: None,
+            dialing: None,
+            answering: None,
+            dial: Dial::Idle,
+            backoff: Backoff::new(FIRST_RETRY, LAST_RETRY),
+            failure: None,
+            down: None,
+            since: now,
+            last_address: None,
+            hint: None,
+            hint_at: None,
+            boot: None,
+            session_boot: None,
+            observed: None,
+            seen: VecDeque::new(),
+            queue: VecDeque::new(),
+            queue_bytes: 0,
+            lanes: Lanes::default(),
+            reassembly: Reassembly::default(),
+            shed: 0,
+            message_id: common.random.u32(),
+            last_heard: now,
+            last_used: now,
+            last_ping: now,
+            pings: VecDeque::new(),
+            ping_number: 0,
+            rtt: None,
+            wanted_by_peer: false,
+            rekey_at: now,
+            sent: 0,
+            received: 0,
+            wake: None,
+        }
+    }
+
+    // ---- What the caller wants ----
+
+    pub(super) fn set_addresses(&mut self, addresses: Vec<SocketAddr>, common: &mut Common, now: Instant) {
+        let mut addresses = addresses;
+        addresses.truncate(MAX_CANDIDATES);
+        let news = addresses.iter().any(|address| !self.addresses.contains(address));
+        self.addresses = addresses;
+        if news && !matches!(self.dial, Dial::Idle) {
+            self.dial = Dial::Idle;
+            self.backoff.reset();
+        }
+        self.dial_if_wanted(common, now);
+    }
+
+    pub(super) fn want(&mut self, why: Want, common: &mut Common, now: Instant) {
+        self.wants.insert(why);
+        self.last_used = now;
+        self.dial_if_wanted(common, now);
+    }
+
+    pub(super) fn send(&mut self, stream: Stream, message: Vec<u8>, common: &mut Common, now: Instant) {
+        self.last_used = now;
+        if self.active.is_some() {
+            self.transmit(stream, &message, common);
+            return;
+        }
+        if self.queue.len() >= MAX_QUEUE || self.queue_bytes + message.len() > MAX_QUEUE_BYTES {
+            common.drops.count(DropReason::QueueFull);
+            return;
+        }
+        self.queue_bytes += message.len();
+        self.queue.push_back(Queued { stream, message, at: now });
+        self.want(Want::Message, common, now);
+    }
+
+    /// Tells the peer and ends the session.
+    pub(super) fn close(&mut self, reason: DownReason, common: &mut Common, now: Instant) {
+        if self.active.is_some() {
+            let code = talk::bye_code(reason);
+            self.transmit(Stream::Session, &[BYE, code], common);
+        }
+        self.end(reason, common, now);
+    }
+
+    /// Ends the session and every attempt at one.
+    pub(super) fn end(&mut self, reason: DownReason, common: &mut Common, now: Instant) {
+        common.drop_link(self.previous.take().map(|previous| previous.link));
+        common.drop_link(self.dialing.take().map(|dialing| dialing.link));
+        common.drop_link(self.answering.take());
+        self.dial = Dial::Idle;
+        let Some(active) = self.active.take() else { return };
+        common.drop_link(Some(active));
+        self.forget_session(reason, common, now);
+        match reason {
+            DownReason::PeerIdle | DownReason::PeerLeft | DownReason::RemovedByPeer => {
+                self.dial = Dial::Waiting(self.backoff.fail(&mut common.random, now));
+            }
+            DownReason::Silent
+            | DownReason::Expired
+            | DownReason::Idle
+            | DownReason::PeerRestarted
+            | DownReason::Leaving
+            | DownReason::Removed
+            | DownReason::Quarantined => {}
+        }
+    }
+
+    fn forget_session(&mut self, reason: DownReason, common: &mut Common, now: Instant) {
+        self.since = now;
+        self.down = Some(reason);
+        self.session_boot = None;
+        for lane in self.lanes.clear() {
+            common.emit(SessionEvent::LaneRetired { peer: self.id, lane });
+        }
+        self.reassembly = Reassembly::default();
+        self.shed = 0;
+        self.pings.clear();
+        self.wanted_by_peer = false;
+        common.emit(SessionEvent::Down { peer: self.id, reason });
+    }
+
+    /// The active link leads to a later start of the peer than the session that the rest of the router knows: the lanes of the
+    /// old one have no receiver any more.
+    fn note_boot(&mut self, boot: Option<BootTag>, common: &mut Common, now: Instant) {
+        let Some(boot) = boot else { return };
+        self.boot = Some(boot);
+        let before = self.session_boot.replace(boot);
+        if before.is_none_or(|before| before == boot) {
+            return;
+        }
+        self.forget_session(DownReason::PeerRestarted, common, now);
+        self.session_boot = Some(boot);
+        common.drop_link(self.previous.take().map(|previous| previous.link));
+        self.announce(common, now);
+    }
+
+    fn announce(&mut self, common: &mut Common, now: Instant) {
+        let Some(address) = self.active.as_ref().map(|link| link.address) else { return };
+        self.since = now;
+        self.last_used = now;
+        common.emit(SessionEvent::Up { peer: self.id, public: self.public, address });
+    }
+
+    // ---- Time ----
+
+    pub(super) fn handle_timeout(&mut self, common: &mut Common, now: Instant) {
+        let late = |since: Instant, lifetime: Duration| now.saturating_duration_since(since) >= lifetime;
+        if self.previous.as_ref().is_some_and(|previous| late(previous.replaced, PREVIOUS_LIFETIME)) {
+            common.drop_link(self.previous.take().map(|previous| previous.link));
+        }
+        if self.answering.as_ref().is_some_and(|link| late(link.since, ANSWER_LIFETIME)) {
+            common.drop_link(self.answering.take());
+        }
+        self.step_handshake(common, now);
+        if let Some(since) = self.active.as_ref().map(|link| link.since) {
+            self.session_timeout(since, common, now);
+        }
+        self.expire_wants(common, now);
+        if self.active.is_none() {
+            self.step_round(common, now);
+            self.dial_if_wanted(common, now);
+        }
+        while self.queue.front().is_some_and(|queued| late(queued.at, QUEUE_LIFETIME)) {
+            if let Some(queued) = self.queue.pop_front() {
+                self.queue_bytes -= queued.message.len();
+                common.drops.count(DropReason::QueueExpired);
+            }
+        }
+    }
+
+    fn session_timeout(&mut self, since: Instant, common: &mut Common, now: Instant) {
+        if now >= self.last_heard + SILENT_AFTER {
+            return self.end(DownReason::Silent, common, now);
+        }
+        if now >= since + REJECT_AFTER {
+            return self.end(DownReason::Expired, common, now);
+        }
+        if now >= self.next_ping() {
+            self.ping(common, now);
+        }
+        if now >= self.rekey_at && self.dialing.is_none() {
+            self.rekey_at = now + REKEY_RETRY;
+            if let Some(address) = self.active.as_ref().map(|link| link.address) {
+                self.start_handshake(address, common, now);
+            }
+        }
+        self.with_lanes(common, |lanes, context| lanes.handle_timeout(context, now));
+    }
+
+    fn next_ping(&self) -> Instant {
+        let silent = self.last_ping >= self.last_heard + PING_EVERY;
+        self.last_ping + if silent { PING_WHEN_SILENT } else { PING_EVERY }
+    }
+
+    /// Wants that come from use lapse without it, and a session without wants ends.
+    fn expire_wants(&mut self, common: &mut Common, now: Instant) {
+        if now < self.last_used + common.config.idle_after {
+            return;
+        }
+        self.wants.remove(&Want::Traffic);
+        self.wants.remove(&Want::Message);
+        if self.active.is_some() && self.wants.is_empty() && !self.wanted_by_peer {
+            self.close(DownReason::Idle, common, now);
+        }
+    }
+
+    /// The earliest time at which `handle_timeout` has something to do, and what.
+    pub(super) fn next_wake(&self, common: &Common, now: Instant) -> Option<(Instant, Timer)> {
+        let dial = match &self.dial {
+            Dial::Idle => None,
+            Dial::Probing(round) => Some((round.next, Timer::Hello)),
+            Dial::Waiting(until) => self.dials_itself().then_some((*until, Timer::Retry)),
+        };
+        [
+            dial,
+            self.answer_wake(now),
+            self.idle_wake(common, now),
+            self.session_wake(),
+            self.previous.as_ref().map(|previous| (previous.replaced + PREVIOUS_LIFETIME, Timer::Previous)),
+            self.dialing.as_ref().map(|dialing| (dialing.next, Timer::Initiation)),
+            self.queue.front().map(|queued| (queued.at + QUEUE_LIFETIME, Timer::Queue)),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn answer_wake(&self, now: Instant) -> Option<(Instant, Timer)> {
+        let since = self.answering.as_ref()?.since;
+        let patience_ends = since + ANSWER_PATIENCE;
+        let waits = self.active.is_none() && self.dials_itself() && matches!(self.dial, Dial::Idle);
+        if waits && patience_ends > now {
+            return Some((patience_ends, Timer::Answer));
+        }
+        Some((since + ANSWER_LIFETIME, Timer::Answer))
+    }
+
+    fn idle_wake(&self, common: &Common, now: Instant) -> Option<(Instant, Timer)> {
+        let lapsing = self.wants.contains(&Want::Traffic) || self.wants.contains(&Want::Message);
+        if !lapsing && (self.active.is_none() || !self.wants.is_empty()) {
+            return None;
+        }
+        let at = self.last_used + common.config.idle_after;
+        // Due and still here: the peer wants the session. Look again when its next ping may have said otherwise.
+        Some((if at <= now { now + PING_EVERY } else { at }, Timer::Idle))
+    }
+
+    fn session_wake(&self) -> Option<(Instant, Timer)> {
+        let active = self.active.as_ref()?;
+        let rekey = (self.dialing.is_none()).then_some((self.rekey_at, Timer::Rekey));
+        let lanes = self.lanes.wake().map(|at| (at, Timer::Lanes));
+        [
+            (self.last_heard + SILENT_AFTER, Timer::Silence),
+            (active.since + REJECT_AFTER, Timer::Expiry),
+            (self.next_ping(), Timer::Ping),
+        ]
+        .into_iter()
+        .chain(rekey)
+        .chain(lanes)
+        .min()
+    }
+}
