@@ -3,6 +3,7 @@
 pub mod fabric;
 pub mod hello;
 pub mod identity;
+pub mod mac;
 pub mod sealed;
 pub mod session;
 pub mod token;
