@@ -1,0 +1,94 @@
+//! How the control plane reaches a thread of the hot path: a list of orders, a flag that is cheap to look at, and an eventfd
+//! that ends a poll.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+
+/// Orders for one thread. Unbounded: only our own control plane writes, a few orders for each session.
+pub struct Mailbox<T> {
+    orders: Mutex<Vec<T>>,
+    waiting: AtomicBool,
+    stop: AtomicBool,
+    event: OwnedFd,
+}
+
+impl<T> Mailbox<T> {
+    /// An empty one.
+    pub fn new() -> io::Result<Mailbox<T>> {
+        let event = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Mailbox {
+            orders: Mutex::new(Vec::new()),
+            waiting: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            event,
+        })
+    }
+
+    /// Leaves an order. What arrives on the thread's descriptors after this is handled after the order.
+    pub fn send(&self, order: T) {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner).push(order);
+        self.waiting.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Asks the thread to end.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Whether the thread should end.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// Takes the orders, usually none, for the price of a load.
+    pub fn take(&self) -> Vec<T> {
+        if !self.waiting.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        let mut count = [0; 8];
+        // Fails only when another wake-up was already read.
+        let _ = rustix::io::read(&self.event, &mut count);
+        self.waiting.store(false, Ordering::Release);
+        std::mem::take(&mut *self.orders.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Sleeps until `fd` can be read, there are orders, or `timeout` has passed.
+    pub fn poll(&self, fd: BorrowedFd<'_>, timeout: Timespec) -> io::Result<()> {
+        let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN), PollFd::new(&self.event, PollFlags::IN)];
+        match rustix::event::poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn wake(&self) {
+        // Fails only when the count is at its limit, and then the thread is going to wake anyway.
+        let _ = rustix::io::write(self.event.as_fd(), &1u64.to_ne_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_ends_a_poll_and_is_taken_once() {
+        let mailbox = Mailbox::<u8>::new().expect("eventfd");
+        let (silent, _other) = std::io::pipe().expect("pipe");
+        assert_eq!(mailbox.take(), Vec::<u8>::new());
+        mailbox.send(1);
+        mailbox.send(2);
+        mailbox.poll(silent.as_fd(), Timespec { tv_sec: 60, tv_nsec: 0 }).expect("poll");
+        assert_eq!(mailbox.take(), [1, 2]);
+        assert_eq!(mailbox.take(), Vec::<u8>::new());
+        mailbox.poll(silent.as_fd(), Timespec { tv_sec: 0, tv_nsec: 1 }).expect("poll");
+        mailbox.stop();
+        assert!(mailbox.is_stopped());
+    }
+}
