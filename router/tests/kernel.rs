@@ -18,8 +18,8 @@ use std::{
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use router::shell::kernel::{
-    AttachSpec, BridgeSpec, Detached, Exposure, FirewallSpec, Kernel, KernelError, KernelEvent, Netns,
-    Outcome, PeerEnd, Side,
+    AttachSpec, BridgeSpec, Detached, Exposure, FirewallSpec, Kernel, KernelError, KernelEvent, MAX_ROUTES,
+    Netns, Outcome, PeerEnd, Side,
 };
 
 /// Name of the bridge in every test.
@@ -197,6 +197,20 @@ fn failed_attachment_leaves_nothing() {
         assert!(kernel.list_ports().await.expect("ports").is_empty());
         assert!(!lab.inside(&a, "ip", &["link"]).contains("eth0"));
         kernel.attach(spec(1, &a)).await.expect("attach");
+    });
+}
+
+#[test]
+fn as_many_routes_as_allowed_fit() {
+    lab(async |lab| {
+        let kernel = lab.bridged().await;
+        let a = lab.container();
+        let mut spec = spec(1, &a);
+        let gateway = Some("10.32.0.254".parse().expect("address"));
+        spec.routes =
+            (0..MAX_ROUTES).map(|n| (format!("172.16.{n}.0/24").parse().expect("net"), gateway)).collect();
+        kernel.attach(spec.clone()).await.expect("attach");
+        assert_eq!(kernel.check(spec).await.expect("check"), []);
     });
 }
 

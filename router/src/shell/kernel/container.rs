@@ -17,6 +17,10 @@ use super::{
 /// Name of the loopback device in every namespace.
 const LOOPBACK: &str = "lo";
 
+/// Requests in one system call. All answers wait in the socket until we read them, and its default buffer holds some two hundred; a
+/// container with more than a few routes is rare, so one call is the rule.
+const MAX_BATCH: usize = 64;
+
 /// A socket in the container's namespace.
 pub(super) struct Inside {
     wire: Wire,
@@ -58,8 +62,15 @@ impl Inside {
         if !v6 {
             warnings.push(Warning("no IPv6 in this namespace: the container gets IPv4 only".to_owned()));
         }
+        let mut steps = steps.into_iter().peekable();
+        while steps.peek().is_some() {
+            self.apply(steps.by_ref().take(MAX_BATCH), &mut warnings)?;
+        }
+        Ok((link.ifindex, warnings))
+    }
+
+    fn apply(&mut self, steps: impl Iterator<Item = Step>, warnings: &mut Vec<Warning>) -> Result<()> {
         let (words, requests): (Vec<_>, Vec<_>) = steps
-            .into_iter()
             .map(|step| {
                 let Step { message, flags, operation, object, family } = step;
                 ((operation, object, family), Request { message, flags, reply: Reply::Acknowledged })
@@ -75,7 +86,7 @@ impl Inside {
                 Err(refusal) => return Err(refusal.during(operation, object)),
             }
         }
-        Ok((link.ifindex, warnings))
+        Ok(())
     }
 }
 
