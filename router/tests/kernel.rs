@@ -469,6 +469,30 @@ fn containers_talk_although_docker_drops_forwarding() {
 }
 
 #[test]
+fn firewalls_out_of_reach_are_named() {
+    lab(async |lab| {
+        let kernel = lab.bridged().await;
+        lab.docker_rules();
+        assert_eq!(kernel.forward_obstacles().await.expect("obstacles"), Vec::<String>::new());
+        lab.host("nft", &["add", "table", "inet", "mine"]);
+        lab.host(
+            "nft",
+            &["add", "chain", "inet", "mine", "fw", "{ type filter hook forward priority 5; policy drop; }"],
+        );
+        lab.host(
+            "nft",
+            &["add", "chain", "inet", "mine", "in", "{ type filter hook input priority 5; policy drop; }"],
+        );
+        let found = kernel.forward_obstacles().await.expect("obstacles");
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(
+            found[0].contains("`nft insert rule inet mine fw iifname weave0 oifname weave0 accept`"),
+            "{found:?}"
+        );
+    });
+}
+
+#[test]
 fn underlay_is_described() {
     lab(async |lab| {
         let kernel = lab.bridged().await;

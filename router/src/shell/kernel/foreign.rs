@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::{
     error::{KernelError, Result},
-    nft::{self, FoundRule, Is, Place, Rule, Step, Way},
+    nft::{self, Dropping, FoundRule, Is, Place, Rule, Step, Way},
     spec::Outcome,
     wire::Wire,
 };
@@ -18,6 +18,12 @@ use super::{
 const TABLE: &str = "filter";
 /// See [`TABLE`].
 const CHAIN: &str = "FORWARD";
+
+/// Where the kernel lists tables of the old kind, which are not part of nftables, and the program that writes them.
+const LEGACY_TABLES: [(&str, &str); 2] = [
+    ("/proc/thread-self/net/ip_tables_names", "iptables-legacy"),
+    ("/proc/thread-self/net/ip6_tables_names", "ip6tables-legacy"),
+];
 
 /// Every comment of ours starts so.
 const MARK: &str = "weave-fabric:";
@@ -43,6 +49,40 @@ pub(super) fn ensure(wire: &mut Wire, bridge: &str, exposure: Exposure) -> Resul
 /// Removes our rules.
 pub(super) fn remove(wire: &mut Wire) -> Result<Outcome> {
     reconcile(wire, &[])
+}
+
+/// What may drop our frames and is out of our reach, in words: for the status page, so that nobody has to guess.
+pub(super) fn obstacles(wire: &mut Wire, bridge: &str) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for (list, program) in LEGACY_TABLES {
+        let tables = std::fs::read_to_string(list).unwrap_or_default();
+        if tables.lines().any(|table| table == TABLE) {
+            found.push(format!(
+                "{program} has a filter table, which nftables cannot reach: if containers of this host cannot talk, run \
+                 `{program} -I FORWARD -i {bridge} -o {bridge} -j ACCEPT`"
+            ));
+        }
+    }
+    for Dropping { family, table, chain } in nft::dropping_forward_chains(wire)? {
+        let family = match family {
+            // Ours to open.
+            Proto::IPv4 | Proto::IPv6 if table == TABLE && chain == CHAIN => continue,
+            Proto::IPv4 => "ip",
+            Proto::IPv6 => "ip6",
+            Proto::Inet => "inet",
+            // Not passed by frames of a bridge.
+            Proto::Unspec | Proto::ARP | Proto::NetDev | Proto::Bridge | Proto::DECNet | Proto::Other(_) => {
+                continue;
+            }
+            // A family that is newer than we are.
+            _ => continue,
+        };
+        found.push(format!(
+            "chain `{chain}` of nftables table `{family} {table}` drops what is forwarded: if containers of this host cannot \
+             talk, run `nft insert rule {family} {table} {chain} iifname {bridge} oifname {bridge} accept`"
+        ));
+    }
+    Ok(found)
 }
 
 fn wanted(bridge: &str, exposure: Exposure) -> Vec<Rule> {

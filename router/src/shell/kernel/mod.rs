@@ -162,6 +162,12 @@ impl Kernel {
         self.nft_job("forward", move |wire| foreign::ensure(wire, &name, exposure)).await
     }
 
+    /// Firewalls of others that may drop what is forwarded and that we do not touch, in words with the command that opens them.
+    pub async fn forward_obstacles(&self) -> Result<Vec<String>> {
+        let name = self.bridge.clone();
+        self.nft_job("obstacles", move |wire| foreign::obstacles(wire, &name)).await
+    }
+
     /// Listens for changes that others make. Needs a tokio runtime with I/O.
     pub fn watch(&self) -> Result<Watch> {
         watch::start(&self.bridge, self.nft_port)

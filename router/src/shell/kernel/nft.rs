@@ -356,6 +356,47 @@ pub(super) fn chains(wire: &mut Wire, family: Proto, table: &str) -> Result<Opti
     Ok(Some(names.collect()))
 }
 
+/// A base chain of anybody that drops by policy what is forwarded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Dropping {
+    pub(super) family: Proto,
+    pub(super) table: String,
+    pub(super) chain: String,
+}
+
+/// All chains that drop forwarded packets by policy.
+pub(super) fn dropping_forward_chains(wire: &mut Wire) -> Result<Vec<Dropping>> {
+    let request = message(Proto::Unspec, NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() }));
+    let answers = absent_is_empty(wire.dump(request))
+        .map_err(|refusal| refusal.during("list chains of", "nftables"))?;
+    Ok(answers
+        .into_iter()
+        .filter_map(|answer| match answer.inner {
+            NetfilterMessageInner::NfTables(NfTablesMessage::NewChain(chain)) => {
+                dropping(answer.header.family, chain.attributes)
+            }
+            _ => None,
+        })
+        .collect())
+}
+
+fn dropping(family: Proto, attributes: Vec<ChainAttribute>) -> Option<Dropping> {
+    let (mut forward, mut drops) = (false, false);
+    let mut found = Dropping { family, table: String::new(), chain: String::new() };
+    for attribute in attributes {
+        match attribute {
+            ChainAttribute::Table(table) => found.table = table,
+            ChainAttribute::Name(chain) => found.chain = chain,
+            ChainAttribute::Policy(policy) => drops = policy == DROP,
+            ChainAttribute::Hook(hook) => {
+                forward = hook.contains(&Hook::Number(InetHookNumber::Forward.into()))
+            }
+            _ => {}
+        }
+    }
+    (forward && drops).then_some(found)
+}
+
 fn chain_name(attributes: &[ChainAttribute], table: &str) -> Option<String> {
     let (mut name, mut ours) = (None, false);
     for attribute in attributes {
