@@ -15,7 +15,8 @@ use rustix::io::Errno;
 
 use super::{
     error::Result,
-    nft::{self, Chain, End, Is, Place, Rule, Tracked, Way},
+    expressions::{self, End, Is, Tracked, Way},
+    nft::{self, Chain, Place, Rule},
     spec::Outcome,
     wire::Wire,
 };
@@ -89,15 +90,15 @@ fn same_rules(wire: &mut Wire, rules: &[Rule]) -> Result<bool> {
 
 fn wanted(spec: &FirewallSpec) -> (Vec<Chain>, Vec<Rule>) {
     let bridge = &spec.bridge;
-    let rule = |chain: &Chain, comment: String, parts: Vec<Vec<nft::Expression>>| Rule {
+    let rule = |chain: &Chain, comment: String, parts: Vec<Vec<expressions::Expression>>| Rule {
         chain: chain.name,
         comment,
         expressions: parts.concat(),
     };
-    let from = || nft::interface(Way::In, Is::Equal, bridge);
-    let to = || nft::interface(Way::Out, Is::Equal, bridge);
-    let refuse = || vec![nft::counter(), nft::drop()];
-    let accept = || vec![nft::accept()];
+    let from = || expressions::interface(Way::In, Is::Equal, bridge);
+    let to = || expressions::interface(Way::Out, Is::Equal, bridge);
+    let refuse = || vec![expressions::counter(), expressions::drop()];
+    let accept = || vec![expressions::accept()];
     let mut rules = vec![rule(&FORWARD, format!("within {bridge}"), vec![from(), to(), accept()])];
     let Some((v4, v6)) = &spec.masquerade else {
         rules.extend([
@@ -109,11 +110,15 @@ fn wanted(spec: &FirewallSpec) -> (Vec<Chain>, Vec<Rule>) {
     };
     rules.extend([
         rule(&FORWARD, format!("containers of {bridge} reach outside"), vec![from(), accept()]),
-        rule(&FORWARD, format!("answers to {bridge}"), vec![to(), nft::tracked(Tracked::Answer), accept()]),
+        rule(
+            &FORWARD,
+            format!("answers to {bridge}"),
+            vec![to(), expressions::tracked(Tracked::Answer), accept()],
+        ),
         rule(
             &FORWARD,
             format!("published ports on {bridge}"),
-            vec![to(), nft::tracked(Tracked::Published), accept()],
+            vec![to(), expressions::tracked(Tracked::Published), accept()],
         ),
         rule(&FORWARD, format!("nothing else enters {bridge} in clear"), vec![to(), refuse()]),
     ]);
@@ -122,10 +127,10 @@ fn wanted(spec: &FirewallSpec) -> (Vec<Chain>, Vec<Rule>) {
             &POSTROUTING,
             format!("masquerade {range} leaving {bridge}"),
             vec![
-                nft::address(End::Source, Is::Equal, range),
-                nft::address(End::Destination, Is::Different, range),
-                nft::interface(Way::Out, Is::Different, bridge),
-                vec![nft::masquerade()],
+                expressions::address(End::Source, Is::Equal, range),
+                expressions::address(End::Destination, Is::Different, range),
+                expressions::interface(Way::Out, Is::Different, bridge),
+                vec![expressions::masquerade()],
             ],
         ));
     }

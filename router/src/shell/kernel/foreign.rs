@@ -9,7 +9,8 @@ use rustix::io::Errno;
 
 use super::{
     error::{KernelError, Result},
-    nft::{self, Dropping, FoundRule, Is, Place, Rule, Step, Way},
+    expressions::{self, Is, Way},
+    nft::{self, Dropping, FoundRule, Place, Rule, Step},
     spec::Outcome,
     wire::Wire,
 };
@@ -86,12 +87,12 @@ pub(super) fn obstacles(wire: &mut Wire, bridge: &str) -> Result<Vec<String>> {
 }
 
 fn wanted(bridge: &str, exposure: Exposure) -> Vec<Rule> {
-    let from = || nft::interface(Way::In, Is::Equal, bridge);
-    let to = || nft::interface(Way::Out, Is::Equal, bridge);
-    let rule = |what: &str, parts: Vec<Vec<nft::Expression>>| Rule {
+    let from = || expressions::interface(Way::In, Is::Equal, bridge);
+    let to = || expressions::interface(Way::Out, Is::Equal, bridge);
+    let rule = |what: &str, parts: Vec<Vec<expressions::Expression>>| Rule {
         chain: CHAIN,
         comment: format!("{MARK} {what} {bridge}"),
-        expressions: [parts.concat(), vec![nft::counter(), nft::accept()]].concat(),
+        expressions: [parts.concat(), vec![expressions::counter(), expressions::accept()]].concat(),
     };
     let within = rule("within", vec![from(), to()]);
     match exposure {

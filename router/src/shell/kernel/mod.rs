@@ -8,6 +8,7 @@ mod attach;
 mod bridge;
 mod container;
 mod error;
+mod expressions;
 mod firewall;
 mod foreign;
 mod links;
