@@ -1,0 +1,139 @@
+//! What a node can tell about itself and the fabric, for status, metrics and the start after a restart.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use gossip::{Kind, MAX_VALUE, MemberState, PeerId, RecordKey, codec};
+use ipam::Owner;
+
+use super::Node;
+use crate::core::advert::PeerAdvert;
+use crate::core::mac::Mac;
+use crate::core::session::{ConnectionState, Sessions};
+
+/// A known peer.
+#[derive(Debug, Clone)]
+pub struct PeerView {
+    /// Its id.
+    pub id: PeerId,
+    /// What it announced, if that came.
+    pub advert: Option<PeerAdvert>,
+    /// How gossip sees it; `None` for one that was removed.
+    pub state: Option<MemberState>,
+    /// Peers that it keeps gossip links with.
+    pub links: Vec<PeerId>,
+    /// Container interfaces on it.
+    pub endpoints: usize,
+    /// Why there is no session with it, when one is wanted.
+    pub unreachable: Option<String>,
+}
+
+impl Node {
+    /// All peers that are known, this one included, in order of id.
+    pub fn peer_views(&self) -> Vec<PeerView> {
+        let mut states: BTreeMap<PeerId, Option<MemberState>> =
+            self.gossip.members().map(|member| (member.id, Some(member.state))).collect();
+        states.insert(self.me, Some(MemberState::Alive));
+        states.extend(self.removed.iter().map(|peer| (*peer, None)));
+        states
+            .into_iter()
+            .map(|(id, state)| PeerView {
+                id,
+                advert: self.peers.get(&id).cloned(),
+                state,
+                links: self.links_of(id),
+                endpoints: self.endpoints.count(id),
+                unreachable: self.unreachable_reason(id),
+            })
+            .collect()
+    }
+
+    /// Name for people.
+    pub fn nickname(&self, peer: PeerId) -> String {
+        if peer == self.me {
+            return self.config.nickname.clone();
+        }
+        self.peers.get(&peer).map_or_else(|| peer.short(), |advert| advert.nickname.clone())
+    }
+
+    /// Is the peer taking part, as far as gossip knows?
+    pub fn is_alive(&self, peer: PeerId) -> bool {
+        peer == self.me
+            || (!self.is_removed(peer)
+                && self
+                    .gossip
+                    .members()
+                    .any(|m| m.id == peer && !matches!(m.state, MemberState::Dead | MemberState::Left)))
+    }
+
+    /// Was it removed from the fabric?
+    pub fn is_removed(&self, peer: PeerId) -> bool {
+        self.removed.contains(&peer)
+    }
+
+    /// Peers with addresses to dial, for remembering.
+    pub fn dialable_peers(&self) -> impl Iterator<Item = (PeerId, Vec<SocketAddr>)> {
+        self.peers
+            .iter()
+            .filter(|(peer, advert)| **peer != self.me && !advert.addresses.is_empty())
+            .map(|(peer, advert)| (*peer, advert.addresses.clone()))
+    }
+
+    /// Addresses for a token: this router's own first, then a few of its peers', so that joining works while this one is down.
+    pub fn bootstrap_addresses(&self) -> Vec<SocketAddr> {
+        const OF_PEERS: usize = 4;
+        let mut addresses = self.my_addresses.clone();
+        addresses.extend(
+            self.dialable_peers().filter_map(|(_, addresses)| addresses.first().copied()).take(OF_PEERS),
+        );
+        addresses.truncate(crate::core::token::MAX_ADDRESSES);
+        addresses
+    }
+
+    /// Everything leased on this host.
+    pub fn leases(&self) -> impl Iterator<Item = (Owner, Ipv4Addr)> {
+        self.ipam.leases()
+    }
+
+    /// Allocation in numbers.
+    pub fn ipam_summary(&self) -> ipam::Summary {
+        self.ipam.summary()
+    }
+
+    /// Allocation records that were refused, by reason.
+    pub fn ipam_quarantined(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.ipam.stats().quarantined()
+    }
+
+    /// The sessions, for their views and counters.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// Addresses that more than one peer announces.
+    pub fn contested(&self) -> Vec<(Mac, Vec<PeerId>)> {
+        self.endpoints.contested().collect()
+    }
+
+    /// Counters of gossip.
+    pub fn gossip_stats(&self) -> &gossip::Stats {
+        self.gossip.stats()
+    }
+
+    fn links_of(&self, peer: PeerId) -> Vec<PeerId> {
+        let record = self.gossip.record(peer, &RecordKey::only(Kind::ADJACENCY));
+        let value = record.and_then(|record| record.value.as_deref());
+        value.and_then(|value| codec::decode(value, MAX_VALUE).ok()).unwrap_or_default()
+    }
+
+    pub(super) fn unreachable_reason(&self, peer: PeerId) -> Option<String> {
+        let view = self.sessions.connections().find(|view| view.peer == Some(peer))?;
+        match view.state {
+            ConnectionState::Established | ConnectionState::Ready => None,
+            ConnectionState::Connecting
+            | ConnectionState::Handshaking
+            | ConnectionState::Failed
+            | ConnectionState::Ourselves => view.reason,
+        }
+    }
+}
