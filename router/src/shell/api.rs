@@ -16,7 +16,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use control::api::{self, ApiError, ErrorBody, ErrorCode};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::attach::Attacher;
@@ -114,6 +114,7 @@ fn routes(control: Control) -> Router {
         .route("/forget", post(forget))
         .route("/attach", post(attach))
         .route("/detach", post(detach))
+        .route("/gc", post(gc))
         .route("/check", post(check))
         .route("/expose", post(expose))
         .route("/hide", post(hide))
@@ -179,7 +180,10 @@ fn answer<T: Serialize>(result: Result<T, ApiError>) -> Answer<T> {
 
 fn parsed<T>(body: Body<T>) -> Result<T, Failure> {
     body.map(|Json(value)| value).map_err(|rejection| {
-        Failure(refusal(ErrorCode::BadRequest, format!("the request does not parse: {}", rejection.body_text())))
+        Failure(refusal(
+            ErrorCode::BadRequest,
+            format!("the request does not parse: {}", rejection.body_text()),
+        ))
     })
 }
 
@@ -234,7 +238,10 @@ async fn join(State(control): State<Control>, body: Body<api::JoinRequest>) -> A
     answer(control.hub.ask(|reply| Call::Join(request, reply)).await)
 }
 
-async fn connect(State(control): State<Control>, body: Body<api::TargetsRequest>) -> Answer<Vec<api::Target>> {
+async fn connect(
+    State(control): State<Control>,
+    body: Body<api::TargetsRequest>,
+) -> Answer<Vec<api::Target>> {
     let request = parsed(body)?;
     answer(control.hub.ask(|reply| Call::Connect(request.addresses, reply)).await)
 }
@@ -249,9 +256,24 @@ async fn attach(State(control): State<Control>, body: Body<api::AttachRequest>) 
     answer(control.attacher.attach(request).await)
 }
 
-async fn detach(State(control): State<Control>, body: Body<api::DetachRequest>) -> Answer<api::DetachAnswer> {
+/// A detach, or the undoing of one attempt when the body names it.
+async fn detach(State(control): State<Control>, body: Body<DetachBody>) -> Answer<api::DetachAnswer> {
+    match parsed(body)? {
+        DetachBody::Undo(request) => answer(control.attacher.undo(request).await),
+        DetachBody::Detach(request) => answer(control.attacher.detach(request).await),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum DetachBody {
+    Undo(api::UndoRequest),
+    Detach(api::DetachRequest),
+}
+
+async fn gc(State(control): State<Control>, body: Body<api::GcRequest>) -> Answer<api::GcAnswer> {
     let request = parsed(body)?;
-    answer(control.attacher.detach(request).await)
+    answer(control.attacher.gc(request).await)
 }
 
 async fn check(State(control): State<Control>, body: Body<api::CheckRequest>) -> Answer<()> {
@@ -272,8 +294,9 @@ async fn rmpeer(State(control): State<Control>, body: Body<api::RmpeerRequest>) 
     answer(control.hub.ask(|reply| Call::Rmpeer(request.peer, reply)).await)
 }
 
-async fn reset(State(control): State<Control>) -> Answer<api::ResetAnswer> {
-    answer(control.attacher.reset().await)
+async fn reset(State(control): State<Control>, body: Body<api::ResetRequest>) -> Answer<api::ResetAnswer> {
+    let request = parsed(body)?;
+    answer(control.attacher.reset(request).await)
 }
 
 async fn ping(State(control): State<Control>, body: Body<api::PingRequest>) -> Answer<api::PingAnswer> {

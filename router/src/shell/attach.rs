@@ -6,17 +6,20 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::os::fd::OwnedFd;
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, Weak};
 
 use control::api::{
-    ApiError, AttachRequest, Attachment, Caller, CheckRequest, DetachAnswer, DetachRequest, ErrorCode, Exposure,
-    ResetAnswer, Route,
+    ApiError, AttachRequest, Attachment, Caller, CheckRequest, DetachAnswer, DetachRequest, ErrorCode,
+    Exposure, GcAnswer, GcRequest, Pair, ResetAnswer, ResetRequest, Route, UndoRequest,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::engine::call::{Call, Ground, Hub, Lease, LeaseRequest, Rest, refusal, refusal_with};
-use super::kernel::{AttachSpec, FirewallSpec, Kernel, KernelError, host_ifname};
+use super::kernel::{
+    AttachSpec, Exposure as KernelExposure, FirewallSpec, Kernel, KernelError, Netns, PORT_PREFIX,
+};
+use super::state::dir::Kept;
 use crate::core::mac::Mac;
 
 /// Who holds the host's own address.
@@ -29,6 +32,13 @@ pub fn holder(container: &str, ifname: &str) -> String {
     format!("container:{container}/{ifname}")
 }
 
+/// Name of the host's end of a holder's interface: found again from the holder alone, also without a record.
+pub fn host_ifname(holder: &str) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, holder.as_bytes());
+    let hex = data_encoding::HEXLOWER.encode(digest.as_ref());
+    format!("{PORT_PREFIX}{}", &hex[..11])
+}
+
 /// Container and interface of a holder, if it is a container's.
 pub fn held_by(holder: &str) -> Option<(&str, &str)> {
     holder.strip_prefix("container:")?.rsplit_once('/')
@@ -37,7 +47,7 @@ pub fn held_by(holder: &str) -> Option<(&str, &str)> {
 /// Runs attach and detach flows.
 pub struct Attacher {
     hub: Hub,
-    kernel: Arc<Kernel>,
+    kernel: Kernel,
     bridge: String,
     /// One lock for each name that is being worked on; dead entries are swept when the map grows.
     locks: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
@@ -45,7 +55,7 @@ pub struct Attacher {
 
 impl Attacher {
     /// For an engine and a kernel.
-    pub fn new(hub: Hub, kernel: Arc<Kernel>, bridge: String) -> Arc<Attacher> {
+    pub fn new(hub: Hub, kernel: Kernel, bridge: String) -> Arc<Attacher> {
         Arc::new(Attacher { hub, kernel, bridge, locks: Mutex::new(HashMap::new()) })
     }
 
@@ -73,15 +83,28 @@ impl Attacher {
         to_the_end(async move { this.hide_flow().await }).await
     }
 
-    /// `POST /reset`.
-    pub async fn reset(self: &Arc<Self>) -> Result<ResetAnswer, ApiError> {
+    /// `POST /detach` with an attempt.
+    pub async fn undo(self: &Arc<Self>, request: UndoRequest) -> Result<DetachAnswer, ApiError> {
         let this = Arc::clone(self);
-        to_the_end(async move { this.reset_flow().await }).await
+        to_the_end(async move { this.undo_flow(request).await }).await
+    }
+
+    /// `POST /gc`.
+    pub async fn gc(self: &Arc<Self>, request: GcRequest) -> Result<GcAnswer, ApiError> {
+        let this = Arc::clone(self);
+        to_the_end(async move { this.gc_flow(request).await }).await
+    }
+
+    /// `POST /reset`.
+    pub async fn reset(self: &Arc<Self>, request: ResetRequest) -> Result<ResetAnswer, ApiError> {
+        let this = Arc::clone(self);
+        to_the_end(async move { this.reset_flow(request).await }).await
     }
 
     /// `POST /check`: is everything as `attach` made it?
     pub async fn check(&self, request: CheckRequest) -> Result<(), ApiError> {
-        let attachment = self.find(&request.container, &request.ifname).await?.ok_or_else(|| {
+        let kept = self.find(&request.container, &request.ifname).await?;
+        let attachment = kept.map(|kept| kept.attachment).ok_or_else(|| {
             refusal_with(
                 ErrorCode::UnknownContainer,
                 format!("container `{}` has no interface `{}` here", request.container, request.ifname),
@@ -97,14 +120,15 @@ impl Attacher {
                 ));
             }
         }
-        let netns = open_netns(&request.netns)?;
+        let netns = Netns::Path(request.netns.clone().into());
         let ground = self.hub.ask(Call::Ground).await?;
         let spec = spec_of(&attachment, netns, &ground)?;
-        let mismatches = self.kernel.check(&spec).await.map_err(kernel_refusal)?;
+        let mismatches = self.kernel.check(spec).await.map_err(kernel_refusal)?;
         if mismatches.is_empty() {
             return Ok(());
         }
-        let listed: Vec<String> = mismatches.iter().map(ToString::to_string).collect();
+        let listed: Vec<String> =
+            mismatches.iter().map(|m| format!("{} is {}, want {}", m.what, m.got, m.want)).collect();
         Err(refusal(ErrorCode::Conflict, listed.join("; ")))
     }
 
@@ -114,20 +138,22 @@ impl Attacher {
         let lock = self.lock(&holder);
         let _held = lock.lock().await;
         if let Some(existing) = self.find(&request.container, &request.ifname).await? {
-            return self.attached_before(request, existing);
+            return self.attached_before(request, existing.attachment);
         }
-        let netns = open_netns(&request.netns)?;
+        let netns = Netns::Path(request.netns.clone().into());
         let ground = self.hub.ask(Call::Ground).await?;
         let gateway = match &request.routes {
             None => Some(self.expose_flow().await?.0),
             Some(_) => None,
         };
-        let wish =
-            LeaseRequest { holder: holder.clone(), address: request.address, subnet: request.subnet };
+        let wish = LeaseRequest { holder: holder.clone(), address: request.address, subnet: request.subnet };
         let lease = self.hub.ask(|reply| Call::Lease(wish, reply)).await?;
-        let attachment = plan(&request, &lease, gateway.as_ref(), &ground, &self.bridge);
-        let made = match attachment {
-            Ok(attachment) => self.wire(attachment, netns, &ground).await,
+        let planned = plan(&request, &lease, gateway.as_ref(), &ground, &self.bridge);
+        let made = match planned {
+            Ok(attachment) => {
+                let kept = Kept { attachment, network: request.network, attempt: request.attempt };
+                self.wire(kept, netns, &ground).await
+            }
             Err(error) => Err(error),
         };
         match made {
@@ -139,19 +165,15 @@ impl Attacher {
         }
     }
 
-    async fn wire(
-        &self,
-        mut attachment: Attachment,
-        netns: OwnedFd,
-        ground: &Ground,
-    ) -> Result<Attachment, ApiError> {
-        let spec = spec_of(&attachment, netns, ground)?;
-        let attached = self.kernel.attach(&spec).await.map_err(kernel_refusal)?;
-        attachment.host_mac = Mac(attached.host_mac).to_string();
-        let recorded =
-            self.hub.ask(|reply| Call::Attached(Box::new(attachment.clone()), reply)).await;
+    async fn wire(&self, mut kept: Kept, netns: Netns, ground: &Ground) -> Result<Attachment, ApiError> {
+        let spec = spec_of(&kept.attachment, netns, ground)?;
+        let attached = self.kernel.attach(spec).await.map_err(kernel_refusal)?;
+        kept.attachment.host_mac = Mac(attached.host_mac).to_string();
+        let attachment = kept.attachment.clone();
+        let recorded = self.hub.ask(|reply| Call::Attached(Box::new(kept), reply)).await;
         if let Err(error) = recorded {
             self.kernel.detach(&attachment.host_ifname).await.map_err(kernel_refusal)?;
+            self.hub.ask(|reply| Call::Detached(Box::new(attachment), reply)).await?;
             return Err(error);
         }
         Ok(attachment)
@@ -173,31 +195,61 @@ impl Attacher {
     }
 
     async fn detach_flow(&self, request: DetachRequest) -> Result<DetachAnswer, ApiError> {
-        let all = self.hub.ask(Call::Attachments).await?;
-        let wanted = |attachment: &&Attachment| {
-            attachment.container == request.container
-                && request.ifname.as_ref().is_none_or(|ifname| *ifname == attachment.ifname)
-        };
+        let (container, ifname) = (request.container.clone(), request.ifname.clone());
+        let found = self.hub.ask(|reply| Call::Find(container, ifname, reply)).await?;
         let mut released = Vec::new();
-        for attachment in all.iter().filter(wanted) {
-            let holder = holder(&attachment.container, &attachment.ifname);
-            let lock = self.lock(&holder);
-            let _held = lock.lock().await;
-            self.kernel.detach(&attachment.host_ifname).await.map_err(kernel_refusal)?;
-            self.hub.ask(|reply| Call::Detached(Box::new(attachment.clone()), reply)).await?;
-            released.extend(self.hub.ask(|reply| Call::Release(holder, Rest::Used, reply)).await?);
+        for kept in &found {
+            released.extend(self.detach_one(&kept.attachment).await?);
         }
-        if let (true, Some(ifname)) = (released.is_empty(), &request.ifname) {
-            // An attach that was cut short may have left a device or a lease without a record.
-            let holder = holder(&request.container, ifname);
-            let lock = self.lock(&holder);
-            let _held = lock.lock().await;
-            if self.find(&request.container, ifname).await?.is_none() {
-                self.kernel.detach(&host_ifname(&holder)).await.map_err(kernel_refusal)?;
-                released.extend(self.hub.ask(|reply| Call::Release(holder, Rest::Used, reply)).await?);
-            }
+        if let (true, Some(ifname)) = (found.is_empty(), &request.ifname) {
+            released.extend(self.sweep(&request.container, ifname).await?);
         }
         Ok(DetachAnswer { released })
+    }
+
+    async fn detach_one(&self, attachment: &Attachment) -> Result<Vec<Ipv4Addr>, ApiError> {
+        let holder = holder(&attachment.container, &attachment.ifname);
+        let lock = self.lock(&holder);
+        let _held = lock.lock().await;
+        self.kernel.detach(&attachment.host_ifname).await.map_err(kernel_refusal)?;
+        self.hub.ask(|reply| Call::Detached(Box::new(attachment.clone()), reply)).await?;
+        self.hub.ask(|reply| Call::Release(holder, Rest::Used, reply)).await
+    }
+
+    /// An attach that was cut short may have left a device or a lease without a record.
+    async fn sweep(&self, container: &str, ifname: &str) -> Result<Vec<Ipv4Addr>, ApiError> {
+        let holder = holder(container, ifname);
+        let lock = self.lock(&holder);
+        let _held = lock.lock().await;
+        if self.find(container, ifname).await?.is_some() {
+            return Ok(Vec::new());
+        }
+        self.kernel.detach(&host_ifname(&holder)).await.map_err(kernel_refusal)?;
+        self.hub.ask(|reply| Call::Release(holder, Rest::Used, reply)).await
+    }
+
+    async fn undo_flow(&self, request: UndoRequest) -> Result<DetachAnswer, ApiError> {
+        match self.find(&request.container, &request.ifname).await? {
+            Some(kept) if kept.attempt.as_ref() != Some(&request.attempt) => {
+                Ok(DetachAnswer { released: Vec::new() })
+            }
+            Some(kept) => Ok(DetachAnswer { released: self.detach_one(&kept.attachment).await? }),
+            None => Ok(DetachAnswer { released: self.sweep(&request.container, &request.ifname).await? }),
+        }
+    }
+
+    async fn gc_flow(&self, request: GcRequest) -> Result<GcAnswer, ApiError> {
+        let network = request.network.clone();
+        let all = self.hub.ask(|reply| Call::OfNetwork(network, reply)).await?;
+        let mut detached = Vec::new();
+        for Kept { attachment, .. } in all {
+            let pair = Pair { container: attachment.container.clone(), ifname: attachment.ifname.clone() };
+            if !request.keep.contains(&pair) {
+                self.detach_one(&attachment).await?;
+                detached.push(pair);
+            }
+        }
+        Ok(GcAnswer { detached })
     }
 
     async fn expose_flow(&self) -> Result<((Ipv4Net, Ipv6Net), Exposure), ApiError> {
@@ -205,20 +257,25 @@ impl Attacher {
         let _held = lock.lock().await;
         let wish = LeaseRequest { holder: EXPOSE_HOLDER.to_owned(), address: None, subnet: None };
         let lease = self.hub.ask(|reply| Call::Lease(wish, reply)).await?;
-        if lease.fresh {
-            let ground = self.hub.ask(Call::Ground).await?;
-            self.kernel.set_host_address(Some((lease.v4, lease.v6))).await.map_err(kernel_refusal)?;
-            let spec = FirewallSpec {
-                bridge: self.bridge.clone(),
-                masquerade: Some((ground.range, ground.range6)),
-            };
-            self.kernel.ensure_firewall(&spec).await.map_err(kernel_refusal)?;
-            self.kernel.ensure_forward_accept().await.map_err(kernel_refusal)?;
-            self.hub.ask(|reply| Call::Exposed(Some(lease.v4.addr()), reply)).await?;
+        if lease.fresh
+            && let Err(error) = self.give_host_address(&lease).await
+        {
+            let holder = EXPOSE_HOLDER.to_owned();
+            self.hub.ask(|reply| Call::Release(holder, Rest::Unused, reply)).await?;
+            return Err(error);
         }
-        let exposure =
-            Exposure { address: Some(lease.v4), address6: Some(lease.v6), changed: lease.fresh };
+        let exposure = Exposure { address: Some(lease.v4), address6: Some(lease.v6), changed: lease.fresh };
         Ok(((lease.v4, lease.v6), exposure))
+    }
+
+    async fn give_host_address(&self, lease: &Lease) -> Result<(), ApiError> {
+        let ground = self.hub.ask(Call::Ground).await?;
+        self.kernel.set_host_address(Some((lease.v4, lease.v6))).await.map_err(kernel_refusal)?;
+        let masquerade = Some((ground.range, ground.range6));
+        let spec = FirewallSpec { bridge: self.bridge.clone(), masquerade };
+        self.kernel.ensure_firewall(spec).await.map_err(kernel_refusal)?;
+        self.kernel.ensure_forward_accept(KernelExposure::Exposed).await.map_err(kernel_refusal)?;
+        self.hub.ask(|reply| Call::Exposed(Some(lease.v4.addr()), reply)).await
     }
 
     async fn hide_flow(&self) -> Result<Exposure, ApiError> {
@@ -226,29 +283,42 @@ impl Attacher {
         let _held = lock.lock().await;
         self.kernel.set_host_address(None).await.map_err(kernel_refusal)?;
         let spec = FirewallSpec { bridge: self.bridge.clone(), masquerade: None };
-        self.kernel.ensure_firewall(&spec).await.map_err(kernel_refusal)?;
+        self.kernel.ensure_firewall(spec).await.map_err(kernel_refusal)?;
+        self.kernel.ensure_forward_accept(KernelExposure::Hidden).await.map_err(kernel_refusal)?;
         self.hub.ask(|reply| Call::Exposed(None, reply)).await?;
         let released =
             self.hub.ask(|reply| Call::Release(EXPOSE_HOLDER.to_owned(), Rest::Used, reply)).await?;
         Ok(Exposure { address: None, address6: None, changed: !released.is_empty() })
     }
 
-    async fn reset_flow(&self) -> Result<ResetAnswer, ApiError> {
+    async fn reset_flow(&self, request: ResetRequest) -> Result<ResetAnswer, ApiError> {
         let all = self.hub.ask(Call::Attachments).await?;
+        if !all.is_empty() && !request.force {
+            return Err(refusal_with(
+                ErrorCode::Conflict,
+                format!("{} container interfaces are attached and would be cut off", all.len()),
+                "weavectl ps shows them; weavectl reset --force cuts them off",
+            ));
+        }
         for attachment in &all {
-            let request =
-                DetachRequest { container: attachment.container.clone(), ifname: Some(attachment.ifname.clone()) };
-            self.detach_flow(request).await?;
+            self.detach_one(attachment).await?;
         }
         self.hide_flow().await?;
         let answer = self.hub.ask(Call::Reset).await?;
-        self.kernel.reset().await.map_err(kernel_refusal)?;
+        let errors = self.kernel.reset().await;
+        if !errors.is_empty() {
+            let listed: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            return Err(refusal(
+                ErrorCode::Kernel,
+                format!("the fabric is left, but: {}", listed.join("; ")),
+            ));
+        }
         Ok(ResetAnswer { detached: all.len(), ..answer })
     }
 
-    async fn find(&self, container: &str, ifname: &str) -> Result<Option<Attachment>, ApiError> {
-        let all = self.hub.ask(Call::Attachments).await?;
-        Ok(all.into_iter().find(|a| a.container == container && a.ifname == ifname))
+    async fn find(&self, container: &str, ifname: &str) -> Result<Option<Kept>, ApiError> {
+        let (container, ifname) = (container.to_owned(), Some(ifname.to_owned()));
+        Ok(self.hub.ask(|reply| Call::Find(container, ifname, reply)).await?.pop())
     }
 
     fn lock(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
@@ -283,7 +353,9 @@ fn check_names(container: &str, ifname: &str) -> Result<(), ApiError> {
     if !id_ok {
         return Err(refusal(
             ErrorCode::BadRequest,
-            format!("container id `{container}` is not 1 to {MAX_CONTAINER} of letters, digits, `_`, `.`, `-`"),
+            format!(
+                "container id `{container}` is not 1 to {MAX_CONTAINER} of letters, digits, `_`, `.`, `-`"
+            ),
         ));
     }
     let if_ok = (1..=15).contains(&ifname.len())
@@ -298,12 +370,6 @@ fn check_names(container: &str, ifname: &str) -> Result<(), ApiError> {
     ))
 }
 
-fn open_netns(path: &str) -> Result<OwnedFd, ApiError> {
-    std::fs::File::open(path).map(OwnedFd::from).map_err(|error| {
-        refusal(ErrorCode::BadNetns, format!("cannot open the network namespace `{path}`: {error}"))
-    })
-}
-
 fn plan(
     request: &AttachRequest,
     lease: &Lease,
@@ -313,9 +379,9 @@ fn plan(
 ) -> Result<Attachment, ApiError> {
     let mac = match &request.mac {
         None => Mac::of_container(lease.v4.addr()),
-        Some(text) => text.parse().map_err(|error: crate::core::mac::NotAMac| {
-            refusal(ErrorCode::BadRequest, error.to_string())
-        })?,
+        Some(text) => text
+            .parse()
+            .map_err(|error: crate::core::mac::NotAMac| refusal(ErrorCode::BadRequest, error.to_string()))?,
     };
     let mtu = request.mtu.unwrap_or(ground.mtu);
     if !(1280..=ground.mtu).contains(&mtu) {
@@ -346,12 +412,12 @@ fn plan(
         gateway6: gateway.map(|(_, v6)| v6.addr()),
         routes,
         mtu,
-        netns: request.netns.clone(),
+        netns: request.sandbox.clone().unwrap_or_else(|| request.netns.clone()),
         name: request.name.clone(),
     })
 }
 
-fn spec_of(attachment: &Attachment, netns: OwnedFd, ground: &Ground) -> Result<AttachSpec, ApiError> {
+fn spec_of(attachment: &Attachment, netns: Netns, ground: &Ground) -> Result<AttachSpec, ApiError> {
     let mac: Mac = attachment
         .mac
         .parse()
@@ -375,6 +441,7 @@ fn kernel_refusal(error: KernelError) -> ApiError {
             ErrorCode::BadNetns
         }
         KernelError::NameTaken { .. } => ErrorCode::Conflict,
+        KernelError::BadSpec { .. } => ErrorCode::BadRequest,
         _ => ErrorCode::Kernel,
     };
     refusal(code, error.to_string())

@@ -8,8 +8,6 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use serde::Deserialize;
 
-/// Where state is kept unless told otherwise.
-pub const DEFAULT_STATE_DIR: &str = "/var/lib/weave";
 /// The fabric's one UDP port.
 pub const DEFAULT_PORT: u16 = 6783;
 /// Name of the bridge that containers hang on.
@@ -139,7 +137,10 @@ impl Config {
             None => FileConfig::default(),
         };
         let config = Config {
-            state_dir: args.state_dir.or(file.state_dir).unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
+            state_dir: args
+                .state_dir
+                .or(file.state_dir)
+                .unwrap_or_else(|| control::api::DEFAULT_STATE_DIR.into()),
             socket: args.socket.or(file.socket).unwrap_or_else(|| control::api::DEFAULT_SOCKET.into()),
             listen: args
                 .listen

@@ -1,5 +1,13 @@
 //! The half of the router that touches the machine: netlink, sockets, state on disk, the control socket and the event loop.
 
+pub mod api;
+pub mod attach;
 pub mod config;
+pub mod engine;
 pub mod kernel;
+pub mod metrics;
+pub mod pending;
+pub mod random;
+pub mod reconcile;
 pub mod state;
+pub mod targets;

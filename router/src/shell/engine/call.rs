@@ -6,11 +6,13 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use control::api::{
-    self, ApiError, Attachment, Connections, ErrorCode, FabricInfo, Ipam, Peer, PingAnswer, Report, ResetAnswer,
-    RmpeerAnswer, Status, Target,
+    self, ApiError, Attachment, Connections, ErrorCode, FabricInfo, Ipam, Peer, PingAnswer, Report,
+    ResetAnswer, RmpeerAnswer, Status, Target,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 use tokio::sync::{mpsc, oneshot};
+
+use crate::shell::state::dir::Kept;
 
 /// Calls that wait for the engine; more are refused at once, since a queue would only hide the overload.
 pub const MAX_WAITING_CALLS: usize = 1024;
@@ -38,13 +40,17 @@ pub enum Call {
     /// Give back all addresses of a holder.
     Release(String, Rest, Reply<Vec<Ipv4Addr>>),
     /// Remember a finished attachment and announce it.
-    Attached(Box<Attachment>, Reply<()>),
-    /// Forget attachments of a container (one interface or all), answering what they were.
+    Attached(Box<Kept>, Reply<()>),
+    /// Forget an attachment.
     Detached(Box<Attachment>, Reply<()>),
     /// The host has an address on the fabric now, or none.
     Exposed(Option<Ipv4Addr>, Reply<()>),
     /// Everything attached.
     Attachments(Reply<Vec<Attachment>>),
+    /// One attachment, or all of a container.
+    Find(String, Option<String>, Reply<Vec<Kept>>),
+    /// Everything that was attached for a network.
+    OfNetwork(String, Reply<Vec<Kept>>),
     /// What the attach flow must know.
     Ground(Reply<Ground>),
     /// `status`.

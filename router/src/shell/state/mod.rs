@@ -1,5 +1,6 @@
 //! State on disk: small checked files and append-only journals, made durable before anything is promised.
 
+pub mod dir;
 pub mod file;
 pub mod journal;
 

@@ -1,0 +1,497 @@
+//! Creating, joining, resuming and leaving a fabric.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use control::api::{self, ApiError, Attachment, ErrorCode, FabricInfo, ResetAnswer};
+use data_encoding::BASE64;
+use ipnet::Ipv4Net;
+
+use super::call::{refusal, refusal_with};
+use super::{Engine, Running};
+use crate::core::advert::EndpointAdvert;
+use crate::core::fabric::{FabricId, FabricKeys, Secret};
+use crate::core::hello::Capabilities;
+use crate::core::identity::Identity;
+use crate::core::mac::Mac;
+use crate::core::node::{Node, NodeConfig, range6};
+use crate::core::token::{Token, TokenKey};
+use crate::datapath::{self, Datapath, DatapathConfig, Queues, TapDevice};
+use crate::shell::attach::{EXPOSE_HOLDER, held_by};
+use crate::shell::kernel::{BridgeSpec, Exposure, FirewallSpec, KernelError};
+use crate::shell::state::dir::{AttachmentEntry, Contents, FabricFile, IdentityFile, Kept};
+use crate::shell::{random, targets};
+
+/// The range unless told otherwise, as Weave Net's users know it.
+const DEFAULT_RANGE: &str = "10.32.0.0/12";
+/// Frames that wait between the bridge and this router. The queue counts frames of up to 64 KiB, so a long one is a standing queue
+/// of many milliseconds; a short one loses bursts of small frames.
+const TAP_QUEUE_LENGTH: u32 = 128;
+/// How long an address that is in use without a lease is claimed from whoever owns it now.
+const READOPT_DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
+/// Smallest range: four addresses, of which two can be handed out.
+const LONGEST_PREFIX: u8 = 30;
+/// Largest range.
+const SHORTEST_PREFIX: u8 = 8;
+
+impl Engine {
+    pub(super) async fn up(&mut self, request: api::UpRequest) -> Result<FabricInfo, ApiError> {
+        let range = request.range.unwrap_or_else(|| DEFAULT_RANGE.parse().unwrap_or_default());
+        if let Some(running) = &self.running {
+            if request.range.is_some_and(|range| range != running.file.range) {
+                return Err(refusal_with(
+                    ErrorCode::Conflict,
+                    format!("this router is in a fabric with range {}, not {range}", running.file.range),
+                    "weavectl reset, then weavectl up again",
+                ));
+            }
+            return self.info(false);
+        }
+        check_range(range)?;
+        let fabric = FabricId(random::bytes());
+        let secret = match &request.password {
+            Some(password) => stretch(password, fabric)?,
+            None => Secret::from_bytes(random::bytes()),
+        };
+        let file = FabricFile {
+            fabric: fabric.to_string(),
+            peer: self.identity.peer_id().to_string(),
+            range,
+            secret: BASE64.encode(secret.expose()),
+            from_password: request.password.is_some(),
+            founder: true,
+            boot: 0,
+            targets: Vec::new(),
+            known: Vec::new(),
+        };
+        self.enter(file).await?;
+        self.info(true)
+    }
+
+    pub(super) async fn join(&mut self, request: api::JoinRequest) -> Result<FabricInfo, ApiError> {
+        let token: Token =
+            request.token.trim().parse().map_err(|error: crate::core::token::TokenError| {
+                refusal_with(
+                    ErrorCode::BadRequest,
+                    format!("the token is not usable: {error}"),
+                    "weavectl token on a host of the fabric prints the whole line",
+                )
+            })?;
+        if let Some(running) = &self.running {
+            let present = running.file.fabric.clone();
+            if present == token.fabric.to_string() {
+                return self.info(false);
+            }
+            return Err(refusal_with(
+                ErrorCode::Conflict,
+                format!("this router is in fabric {present}, the token is for fabric {}", token.fabric),
+                "weavectl reset, then weavectl join again",
+            ));
+        }
+        let (secret, from_password) = match (token.key, &request.password) {
+            (TokenKey::Secret(secret), _) => (secret, false),
+            (TokenKey::Password, Some(password)) => (stretch(password, token.fabric)?, true),
+            (TokenKey::Password, None) => {
+                return Err(refusal_with(
+                    ErrorCode::BadRequest,
+                    "the fabric is guarded by a password, which the token does not carry",
+                    "weavectl join TOKEN --password-file FILE",
+                ));
+            }
+        };
+        let file = FabricFile {
+            fabric: token.fabric.to_string(),
+            peer: self.identity.peer_id().to_string(),
+            range: token.range,
+            secret: BASE64.encode(secret.expose()),
+            from_password,
+            founder: false,
+            boot: 0,
+            targets: token.addresses.iter().map(ToString::to_string).collect(),
+            known: Vec::new(),
+        };
+        self.enter(file).await?;
+        self.info(true)
+    }
+
+    /// Starts in the fabric that the state directory tells of, with what it remembers; idles if it tells of none.
+    pub async fn resume(&mut self, contents: Contents) -> Result<(), ApiError> {
+        let Some(mut file) = contents.fabric else {
+            tracing::info!("in no fabric yet: `weavectl up` creates one, `weavectl join TOKEN` joins one");
+            return Ok(());
+        };
+        let me = self.identity.peer_id().to_string();
+        let mut ipam = contents.ipam;
+        if file.peer != me {
+            self.identity_lost(&file.peer);
+            // What the old identity owned stays its own until it is taken over.
+            ipam = Vec::new();
+            file = FabricFile { peer: me, founder: false, boot: 0, ..file };
+        }
+        self.unsure = contents.ipam_damaged;
+        self.start(file, &ipam).await?;
+        self.adopt(contents.attachments).await;
+        self.keep_house().await;
+        Ok(())
+    }
+
+    fn identity_lost(&mut self, old: &str) {
+        tracing::error!(old, "the identity file was lost: this router has a new identity");
+        self.problems.push(api::Problem {
+            code: "identity-lost".to_owned(),
+            severity: "error".to_owned(),
+            message: format!("the identity file was lost; this router was {old} and is a new peer now"),
+            hint: Some(format!("weavectl rmpeer {old} on any host, to take over its address space")),
+        });
+    }
+
+    async fn enter(&mut self, file: FabricFile) -> Result<(), ApiError> {
+        let overlaps = self.kernel.routes_overlap(file.range.into()).await.unwrap_or_default();
+        if !overlaps.is_empty() {
+            return Err(refusal_with(
+                ErrorCode::Conflict,
+                format!("the range {} overlaps routes of this host: {}", file.range, overlaps.join(", ")),
+                "weavectl up --ipalloc-range CIDR with a free range",
+            ));
+        }
+        self.start(file, &[]).await?;
+        if !self.store_fabric() {
+            if let Some(running) = self.running.take() {
+                running.datapath.stop();
+            }
+            let why = self.not_durable.clone().unwrap_or_default();
+            return Err(super::persist::not_durable(&why));
+        }
+        self.keep_house().await;
+        Ok(())
+    }
+
+    async fn start(&mut self, mut file: FabricFile, ipam: &[Vec<u8>]) -> Result<(), ApiError> {
+        file.boot += 1;
+        let now = Instant::now();
+        let (fabric, secret) = read_secret(&file)?;
+        let keys = FabricKeys::derive(fabric, file.range, &secret);
+        let (mtu, gso_max_size, datapath) = self.start_datapath(&file).await?;
+        let config = NodeConfig {
+            identity: std::sync::Arc::clone(&self.identity),
+            fabric,
+            range: file.range,
+            keys,
+            boot: file.boot,
+            nickname: self.config.nickname.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            mtu: mtu as u16,
+            capabilities: if has_aes() { Capabilities::AES } else { Capabilities::default() },
+        };
+        let mut node = Node::new(config, random::seed(), Box::new(random::fill), now);
+        for wrong in node.restore(ipam, now) {
+            tracing::error!(wrong, "entry of the allocation journal does not fit");
+        }
+        if file.founder && file.boot == 1 {
+            node.found(now);
+        }
+        for target in &file.targets {
+            if let Err(error) = self.targets.add(target) {
+                tracing::warn!(%error, "target ignored");
+            }
+        }
+        for known in &file.known {
+            known.addresses.iter().for_each(|address| node.try_address(*address, now));
+        }
+        tracing::info!(fabric = %file.fabric, peer = %node.me(), range = %file.range, mtu, "in the fabric");
+        let last_bytes = BTreeMap::new();
+        self.running = Some(Running { node, datapath, file, mtu, gso_max_size, last_bytes });
+        if !self.store_fabric() {
+            tracing::error!("the boot counter is not durable: a restart may need longer to be believed");
+        }
+        Ok(())
+    }
+
+    async fn start_datapath(&mut self, file: &FabricFile) -> Result<(u32, u32, Datapath), ApiError> {
+        let kernel_error = |error: KernelError| {
+            refusal_with(ErrorCode::Kernel, error.to_string(), "weavectl report shows what the kernel said")
+        };
+        let listen = self.config.listen;
+        let underlay_mtu = self.kernel.underlay_mtu(listen.ip()).await.map_err(kernel_error)?;
+        let underlay = datapath::mtu::Underlay::of(listen);
+        let widest = datapath::mtu::container_mtu(underlay_mtu as usize, underlay) as u32;
+        let mtu = self.config.mtu.unwrap_or(widest);
+        let gso_max_size = datapath::mtu::gso_max_size(underlay_mtu as usize, underlay) as u32;
+        let mac = Mac::of_host(self.identity.peer_id()).0;
+        self.kernel.ensure_bridge(BridgeSpec { mtu, mac, gso_max_size }).await.map_err(kernel_error)?;
+        let start = |error: &dyn std::fmt::Display| {
+            refusal_with(
+                ErrorCode::Kernel,
+                format!("cannot start the data path: {error}"),
+                "weaved needs root (CAP_NET_ADMIN), /dev/net/tun and a free UDP port (--listen)",
+            )
+        };
+        let tap = TapDevice::open(&self.config.tap_name(), Queues::Single).map_err(|error| start(&error))?;
+        let socket = datapath::socket::bind(listen).map_err(|error| start(&error))?;
+        let config = DatapathConfig { tap, sockets: vec![socket], underlay_mtu: underlay_mtu as usize };
+        let sender = self.input_sender.clone();
+        // A full queue drops, as a full socket buffer would; whoever sent repeats.
+        let input = move |input| drop(sender.try_send(input));
+        let datapath = Datapath::start(config, input).map_err(|error| start(&error))?;
+        datapath.set_ranges(vec![file.range.into(), range6(read_secret(file)?.0).into()]);
+        self.kernel
+            .ensure_tap_port(&self.config.tap_name(), mtu, TAP_QUEUE_LENGTH)
+            .await
+            .map_err(kernel_error)?;
+        let spec = FirewallSpec { bridge: self.config.bridge.clone(), masquerade: None };
+        self.kernel.ensure_firewall(spec).await.map_err(kernel_error)?;
+        self.kernel.ensure_forward_accept(Exposure::Hidden).await.map_err(kernel_error)?;
+        Ok((mtu, gso_max_size, datapath))
+    }
+
+    /// Takes over attachments of an earlier run that still exist and rolls back what was not finished.
+    async fn adopt(&mut self, attachments: Vec<Kept>) {
+        let now = Instant::now();
+        let ports = match self.kernel.list_ports().await {
+            Ok(ports) => ports,
+            Err(error) => {
+                tracing::error!(%error, "cannot list bridge ports; attachments are taken as recorded");
+                Vec::new()
+            }
+        };
+        let alive = |name: &str| ports.iter().any(|port| port.ifname == name);
+        for kept in attachments {
+            let attachment = &kept.attachment;
+            if alive(&attachment.host_ifname) {
+                self.remember(kept, now);
+            } else {
+                tracing::info!(container = %attachment.container, address = %attachment.address, "interface is gone");
+                self.write_detached(attachment);
+            }
+        }
+        let known: Vec<String> =
+            self.attachments.values().map(|kept| kept.attachment.host_ifname.clone()).collect();
+        for port in ports.iter().filter(|port| !known.contains(&port.ifname)) {
+            tracing::info!(port = %port.ifname, "interface without a record is removed");
+            if let Err(error) = self.kernel.detach(&port.ifname).await {
+                tracing::warn!(%error, "cannot remove it");
+            }
+        }
+        self.roll_back_leases(now);
+        self.adopt_exposure(now).await;
+    }
+
+    fn roll_back_leases(&mut self, now: Instant) {
+        let Some(running) = &mut self.running else { return };
+        let held: Vec<_> = self.attachments.keys().cloned().collect();
+        let leases: Vec<_> = running.node.leases().collect();
+        for (owner, address) in &leases {
+            let Some((container, ifname)) = held_by(&owner.0) else { continue };
+            if !held.contains(&(container.to_owned(), ifname.to_owned())) {
+                tracing::info!(holder = %owner.0, %address, "lease without an attachment is released");
+                running.node.release(owner, ipam::Rest::Used, now);
+            }
+        }
+        for Kept { attachment, .. } in self.attachments.values() {
+            let address = attachment.address.addr();
+            if !leases.iter().any(|(_, leased)| *leased == address) {
+                let holder = crate::shell::attach::holder(&attachment.container, &attachment.ifname);
+                tracing::warn!(holder, %address, "address in use without a lease is leased again");
+                // Nobody waits for this ticket; what comes of it shows in the status.
+                let (owner, want) = (ipam::Owner(holder), ipam::Want::Fixed(address));
+                running.node.allocate(ipam::Ticket(0), owner, want, now + READOPT_DEADLINE, now);
+            }
+        }
+    }
+
+    async fn adopt_exposure(&mut self, now: Instant) {
+        let Some(running) = &mut self.running else { return };
+        let Some((_, address)) = running.node.leases().find(|(owner, _)| owner.0 == EXPOSE_HOLDER) else {
+            return;
+        };
+        let range = running.file.range;
+        let v6 = running.node.embed(address);
+        let (range6, prefix) = (running.node.range6(), range.prefix_len());
+        let nets =
+            (Ipv4Net::new_assert(address, prefix), ipnet::Ipv6Net::new_assert(v6, range6.prefix_len()));
+        let spec = FirewallSpec { bridge: self.config.bridge.clone(), masquerade: Some((range, range6)) };
+        let done = async {
+            self.kernel.set_host_address(Some(nets)).await?;
+            self.kernel.ensure_firewall(spec).await?;
+            self.kernel.ensure_forward_accept(Exposure::Exposed).await
+        };
+        let done: Result<_, KernelError> = done.await;
+        if let Err(error) = done {
+            tracing::error!(%error, "cannot give the host its address back");
+        }
+        self.exposed(Some(address), now);
+    }
+
+    pub(super) fn exposed(&mut self, address: Option<std::net::Ipv4Addr>, now: Instant) {
+        self.exposed = address;
+        let Some(running) = &mut self.running else { return };
+        let mac = Mac::of_host(running.node.me());
+        match address {
+            Some(v4) => {
+                let v6 = Some(running.node.embed(v4));
+                let name = Some(self.config.nickname.clone());
+                running.node.announce(mac, EndpointAdvert { v4: Some(v4), v6, name }, now);
+            }
+            None => running.node.retract(mac, now),
+        }
+    }
+
+    /// Keeps an attachment in mind and announces it.
+    pub(super) fn remember(&mut self, kept: Kept, now: Instant) {
+        let attachment = &kept.attachment;
+        if let (Some(running), Ok(mac)) = (&mut self.running, attachment.mac.parse::<Mac>()) {
+            let advert = EndpointAdvert {
+                v4: Some(attachment.address.addr()),
+                v6: Some(attachment.address6.addr()),
+                name: attachment.name.clone().filter(|name| name.len() <= crate::core::advert::MAX_NAME),
+            };
+            running.node.announce(mac, advert, now);
+        }
+        self.attachments.insert((attachment.container.clone(), attachment.ifname.clone()), kept);
+    }
+
+    /// Queues the record that an attachment is no more.
+    pub(super) fn write_detached(&mut self, attachment: &Attachment) {
+        let entry = AttachmentEntry::Detached {
+            container: attachment.container.clone(),
+            ifname: attachment.ifname.clone(),
+        };
+        let tell = Box::new(|_: Result<(), ApiError>| ());
+        self.attachment_writes.push((to_line(&entry), tell));
+    }
+
+    pub(super) fn info(&self, changed: bool) -> Result<FabricInfo, ApiError> {
+        let Some(running) = &self.running else { return Err(no_fabric()) };
+        let file = &running.file;
+        let (fabric, secret) = read_secret(file)?;
+        let key = if file.from_password { TokenKey::Password } else { TokenKey::Secret(secret) };
+        let addresses = running.node.bootstrap_addresses();
+        let token = Token { fabric, range: file.range, addresses, key };
+        Ok(FabricInfo {
+            fabric: file.fabric.clone(),
+            peer: running.node.me().to_string(),
+            nickname: self.config.nickname.clone(),
+            range: file.range,
+            range6: running.node.range6(),
+            token: token.to_string(),
+            changed,
+        })
+    }
+
+    /// Leaves the fabric: space goes to an heir, state is forgotten, a new identity is made for the next fabric.
+    pub(super) async fn reset(&mut self) -> Result<ResetAnswer, ApiError> {
+        let now = Instant::now();
+        let Some(running) = &mut self.running else { return Ok(ResetAnswer { heir: None, detached: 0 }) };
+        let heir = running.node.leave(now);
+        self.settle().await;
+        if let Some(running) = &mut self.running {
+            running.node.say_goodbye(Instant::now());
+        }
+        self.settle().await;
+        // Grants and goodbyes are datagrams: repeat what neighbours ask for during a moment before the sockets close.
+        self.linger(std::time::Duration::from_millis(500)).await;
+        if let Some(running) = self.running.take() {
+            running.datapath.stop();
+        }
+        self.forget_everything()?;
+        Ok(ResetAnswer { heir: heir.map(|peer| peer.to_string()), detached: 0 })
+    }
+
+    async fn linger(&mut self, time: std::time::Duration) {
+        let end = tokio::time::Instant::now() + time;
+        while let Ok(Some(input)) = tokio::time::timeout_at(end, self.inputs.recv()).await {
+            self.take(input);
+            self.wake();
+            self.settle().await;
+        }
+    }
+
+    fn forget_everything(&mut self) -> Result<(), ApiError> {
+        self.attachments.clear();
+        self.targets = targets::Targets::default();
+        self.exposed = None;
+        self.removed_by = None;
+        let fail = |error: std::io::Error| super::persist::not_durable(&error.to_string());
+        let Some(dir) = &mut self.dir else { return Ok(()) };
+        dir.fabric.remove().map_err(fail)?;
+        dir.ipam.compact(std::iter::empty()).map_err(fail)?;
+        dir.attachments.compact(std::iter::empty()).map_err(fail)?;
+        let identity = Identity::from_seed(random::bytes());
+        dir.identity.store(&identity_file(&identity)).map_err(fail)?;
+        self.identity = std::sync::Arc::new(identity);
+        Ok(())
+    }
+}
+
+pub(super) fn no_fabric() -> ApiError {
+    refusal_with(
+        ErrorCode::NoFabric,
+        "this router belongs to no fabric yet",
+        "weavectl up to create one, or weavectl join TOKEN",
+    )
+}
+
+/// A line of the attachment journal.
+pub(super) fn attached_entry(kept: &Kept) -> Vec<u8> {
+    to_line(&AttachmentEntry::Attached(Box::new(kept.clone())))
+}
+
+fn to_line(entry: &AttachmentEntry) -> Vec<u8> {
+    // Plain structs of strings and numbers always serialize.
+    serde_json::to_vec(entry).unwrap_or_else(|error| panic!("attachment entry: {error}"))
+}
+
+/// The identity as it is stored.
+pub fn identity_file(identity: &Identity) -> IdentityFile {
+    IdentityFile { keys: BASE64.encode(&identity.to_bytes()[..]) }
+}
+
+/// Reads a stored identity.
+pub fn read_identity(file: &IdentityFile) -> Option<Identity> {
+    let bytes = BASE64.decode(file.keys.as_bytes()).ok()?;
+    Some(Identity::from_seed(bytes.try_into().ok()?))
+}
+
+fn read_secret(file: &FabricFile) -> Result<(FabricId, Secret), ApiError> {
+    let damaged = || refusal(ErrorCode::Internal, "the fabric file holds no usable id and secret");
+    let fabric = file.fabric.parse().map_err(|_| damaged())?;
+    let bytes = BASE64.decode(file.secret.as_bytes()).map_err(|_| damaged())?;
+    Ok((fabric, Secret::from_bytes(bytes.try_into().map_err(|_| damaged())?)))
+}
+
+fn stretch(password: &str, fabric: FabricId) -> Result<Secret, ApiError> {
+    Secret::from_password(password.as_bytes(), fabric)
+        .map_err(|error| refusal(ErrorCode::BadRequest, error.to_string()))
+}
+
+fn check_range(range: Ipv4Net) -> Result<(), ApiError> {
+    let wrong = |why: &str| {
+        Err(refusal_with(
+            ErrorCode::BadRequest,
+            format!("range {range} {why}"),
+            "weavectl up --ipalloc-range 10.32.0.0/12",
+        ))
+    };
+    let ip = range.addr();
+    if range.trunc() != range {
+        return wrong("has bits set behind its prefix length");
+    }
+    if !(SHORTEST_PREFIX..=LONGEST_PREFIX).contains(&range.prefix_len()) {
+        return wrong("is not of prefix length 8 to 30");
+    }
+    if ip.is_loopback() || ip.is_multicast() || ip.is_link_local() || ip.is_unspecified() {
+        return wrong("is loopback, multicast, link-local or unspecified");
+    }
+    Ok(())
+}
+
+/// AES-GCM is the faster cipher only with instructions for AES and for carry-less multiplication.
+fn has_aes() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::is_x86_feature_detected!("aes") && std::is_x86_feature_detected!("pclmulqdq");
+    #[cfg(target_arch = "aarch64")]
+    return std::arch::is_aarch64_feature_detected!("aes")
+        && std::arch::is_aarch64_feature_detected!("pmull");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    false
+}
