@@ -201,6 +201,30 @@ fn failed_attachment_leaves_nothing() {
 }
 
 #[test]
+fn deleted_bridge_gets_its_ports_back() {
+    lab(async |lab| {
+        let kernel = lab.bridged().await;
+        let (a, b) = (lab.container(), lab.container());
+        kernel.attach(spec(1, &a)).await.expect("attach");
+        kernel.attach(spec(2, &b)).await.expect("attach");
+        let names = vec![port(1), port(2), port(3)];
+        let ports = kernel.ensure_ports(names.clone()).await.expect("ports");
+        assert_eq!((ports.restored, ports.missing), (vec![], vec![port(3)]));
+        lab.host("ip", &["link", "del", BRIDGE]);
+        lab.host("ip", &["link", "set", &port(2), "down"]);
+        assert_eq!(kernel.ensure_bridge(bridge_spec()).await.expect("bridge").outcome, Outcome::Created);
+        let ports = kernel.ensure_ports(names).await.expect("ports");
+        assert_eq!((ports.restored, ports.missing), (vec![port(1), port(2)], vec![port(3)]));
+        lab.ping(&a, "10.32.0.2");
+        assert_eq!(kernel.check(spec(2, &b)).await.expect("check"), []);
+        // Also ports without a bridge are ours to remove.
+        lab.host("ip", &["link", "del", BRIDGE]);
+        assert!(kernel.reset().await.is_empty());
+        assert!(!lab.host("ip", &["-o", "link"]).contains("vw"));
+    });
+}
+
+#[test]
 fn as_many_routes_as_allowed_fit() {
     lab(async |lab| {
         let kernel = lab.bridged().await;

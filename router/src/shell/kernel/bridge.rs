@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use super::{
     error::{KernelError, Result},
     links::{self, CREATE_NEW, Link},
-    spec::{BridgeSpec, BridgeState, Outcome},
+    spec::{BridgeSpec, BridgeState, Outcome, Ports},
     sysctl::{self, Change, Warning},
     wire::Wire,
 };
@@ -175,6 +175,37 @@ pub(super) fn ensure_tap_port(
         outcome = Outcome::Adjusted;
     }
     Ok(outcome)
+}
+
+/// Puts host ends back on the bridge that lost it: when the bridge is deleted, its ports stay, and lead nowhere.
+pub(super) fn ensure_ports(wire: &mut Wire, bridge: &str, names: &[String]) -> Result<Ports> {
+    let bridge = links::require(wire, bridge)?;
+    let links = links::list(wire, None)?;
+    let mut ports = Ports::default();
+    for name in names {
+        let Some(link) = links.iter().find(|link| link.name == *name && link.kind == Some(InfoKind::Veth))
+        else {
+            ports.missing.push(name.clone());
+            continue;
+        };
+        let mut link = link.clone();
+        if link.master != Some(bridge.ifindex) {
+            let mut message = links::about(link.ifindex);
+            message.attributes.push(LinkAttribute::Controller(bridge.ifindex));
+            links::change(wire, message, name)?;
+            link = links::require(wire, name)?;
+            ports.restored.push(name.clone());
+        }
+        let mut message = links::about(link.ifindex);
+        message.attributes.extend(PortRole::Container.difference(&link.port));
+        if let Some(message) = finish(message, &link) {
+            links::change(wire, message, name)?;
+            if ports.restored.last() != Some(name) {
+                ports.restored.push(name.clone());
+            }
+        }
+    }
+    Ok(ports)
 }
 
 /// Attributes that cap super-frames, when they are not capped so already.

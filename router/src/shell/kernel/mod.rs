@@ -26,6 +26,7 @@ use std::{
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use netlink_packet_route::link::InfoKind;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use tokio::sync::Semaphore;
 
@@ -38,7 +39,7 @@ pub use self::{
     netns::Netns,
     spec::{
         AttachSpec, Attached, BridgeSpec, BridgeState, Detached, MAX_GSO_SIZE, MAX_IFNAME, MAX_MTU,
-        MAX_ROUTES, MIN_GSO_SIZE, MIN_MTU, Mismatch, Outcome, PORT_PREFIX, PeerEnd, PortInfo,
+        MAX_ROUTES, MIN_GSO_SIZE, MIN_MTU, Mismatch, Outcome, PORT_PREFIX, PeerEnd, PortInfo, Ports,
     },
     sysctl::Warning,
     underlay::DEFAULT_MTU,
@@ -138,6 +139,14 @@ impl Kernel {
         route_job("ports", move |wire| list_ports(wire, &name)).await
     }
 
+    /// Makes sure that these host ends hang on the bridge, up and set as ports of containers are. For a bridge that had to be made
+    /// again, and after a restart.
+    pub async fn ensure_ports(&self, host_ifnames: Vec<String>) -> Result<Ports> {
+        host_ifnames.iter().try_for_each(|name| spec::check_port_name(name))?;
+        let name = self.bridge.clone();
+        route_job("ports", move |wire| bridge::ensure_ports(wire, &name, &host_ifnames)).await
+    }
+
     /// Gives the host this address on the bridge (expose), or none (hide). Every other address on the bridge goes.
     pub async fn set_host_address(
         &self,
@@ -197,10 +206,11 @@ impl Kernel {
         let mut errors = Vec::new();
         errors.extend(self.nft_job("forward", foreign::remove).await.err());
         errors.extend(self.remove_firewall().await.err());
-        match self.list_ports().await {
+        let name = self.bridge.clone();
+        match route_job("ports", move |wire| ports_to_reset(wire, &name)).await {
             Ok(ports) => {
                 for port in ports {
-                    errors.extend(self.detach(&port.ifname).await.err());
+                    errors.extend(self.detach(&port).await.err());
                 }
             }
             Err(error) => errors.push(error),
@@ -237,10 +247,7 @@ fn list_ports(wire: &mut Wire, bridge: &str) -> Result<Vec<PortInfo>> {
     let links = links::list(wire, Some(bridge.ifindex))?;
     let mut ports: Vec<PortInfo> = links
         .into_iter()
-        .filter(|link| {
-            link.name.starts_with(PORT_PREFIX)
-                && link.kind == Some(netlink_packet_route::link::InfoKind::Veth)
-        })
+        .filter(is_port)
         .map(|link| PortInfo {
             mac: link.mac.as_slice().try_into().unwrap_or_default(),
             ifindex: link.ifindex,
@@ -256,12 +263,23 @@ fn list_ports(wire: &mut Wire, bridge: &str) -> Result<Vec<PortInfo>> {
     Ok(ports)
 }
 
+/// Our host ends on the bridge, and those that lost it; not those on a bridge of somebody else.
+fn ports_to_reset(wire: &mut Wire, bridge: &str) -> Result<Vec<String>> {
+    let bridge = links::find(wire, bridge)?.map(|bridge| bridge.ifindex);
+    let links = links::list(wire, None)?;
+    let ours =
+        links.into_iter().filter(|link| is_port(link) && (link.master.is_none() || link.master == bridge));
+    Ok(ours.map(|link| link.name).collect())
+}
+
+fn is_port(link: &links::Link) -> bool {
+    link.name.starts_with(PORT_PREFIX) && link.kind == Some(InfoKind::Veth)
+}
+
 fn delete_bridge(wire: &mut Wire, name: &str) -> Result<()> {
     match links::find(wire, name)? {
         None => Ok(()),
-        Some(link) if link.kind == Some(netlink_packet_route::link::InfoKind::Bridge) => {
-            links::delete(wire, name).map(|_| ())
-        }
+        Some(link) if link.kind == Some(InfoKind::Bridge) => links::delete(wire, name).map(|_| ()),
         Some(link) => {
             Err(KernelError::WrongKind { name: link.name.clone(), got: link.kind_name(), want: "a bridge" })
         }

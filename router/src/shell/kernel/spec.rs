@@ -173,6 +173,15 @@ pub enum PeerEnd {
     OnHost,
 }
 
+/// What `ensure_ports` found and did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ports {
+    /// Host ends that had lost the bridge, or were down or set otherwise, and are as they should be again.
+    pub restored: Vec<String>,
+    /// Host ends that are not there: their container is gone.
+    pub missing: Vec<String>,
+}
+
 /// Checks the name of a host end.
 pub(super) fn check_port_name(name: &str) -> Result<()> {
     check_ifname("host interface name", name)?;
