@@ -5,6 +5,7 @@
 //! by itself. `now` never goes backwards.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::time::Instant;
 
 use crate::adjacency::Adjacency;
@@ -208,6 +209,10 @@ impl<K: Keys> Gossip<K> {
         link.last_heard = now;
         link.refill(now);
         let message = Message::parse(bytes).inspect_err(|_| self.stats.count(DropReason::Malformed))?;
+        if message.compares() && !link.may_compare() {
+            self.stats.count(DropReason::CompareBudget);
+            return Ok(());
+        }
         match message {
             Message::Probe { nonce, purpose, pulse } => self.handle_probe(from, nonce, purpose, pulse, now),
             Message::Ack { nonce, pulse } => self.handle_ack(from, nonce, pulse, now),
@@ -279,10 +284,11 @@ impl<K: Keys> Gossip<K> {
 
     /// The next message to send, if any.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        let behind = self.links.range((std::ops::Bound::Excluded(self.cursor), std::ops::Bound::Unbounded));
-        let around = behind.chain(self.links.range(..=self.cursor)).map(|(&peer, _)| peer);
-        let peers: Vec<PeerId> = around.collect();
-        for to in peers {
+        loop {
+            let behind = self.links.range((Bound::Excluded(self.cursor), Bound::Unbounded));
+            let mut around = behind.chain(self.links.range(..=self.cursor));
+            let to = around.find(|(_, link)| link.may_send()).map(|(&peer, _)| peer)?;
+            // Nothing comes of a link whose names all stand for what was dropped since; it has no more names then.
             if let Some(payload) = self.next_for(to) {
                 self.cursor = to;
                 self.stats.messages_sent += 1;
@@ -290,7 +296,6 @@ impl<K: Keys> Gossip<K> {
                 return Some(Transmit { to, payload });
             }
         }
-        None
     }
 
     /// The next thing that happened, if any.

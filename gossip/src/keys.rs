@@ -28,7 +28,8 @@ pub trait Verifier {
 
     /// Looks into the value of a peer record: true when the keys in it hash to `origin`. Remembers them then.
     ///
-    /// A peer record authenticates itself, since a peer is named after its keys.
+    /// A peer record authenticates its keys, since a peer is named after them. Nothing else in the value is proven yet:
+    /// the signature is checked after this call, with these keys. Take the rest from [`crate::Event::RecordChanged`].
     fn introduce(&mut self, origin: PeerId, peer_record_value: &[u8]) -> bool;
 }
 

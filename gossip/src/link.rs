@@ -22,6 +22,12 @@ const VERIFY_BURST: u32 = 4_096;
 /// See [`VERIFY_BURST`].
 const VERIFY_RATE: u32 = 1_024;
 
+/// Steps of comparisons answered at once for one neighbour: what a newcomer needs in a fabric of ten thousand.
+const COMPARE_BURST: u32 = 1_024;
+
+/// And how many more per second: a member that asks without end costs a walk over the store this often.
+const COMPARE_RATE: u32 = 64;
+
 /// How often the budgets are filled up.
 const REFILL: Duration = Duration::from_millis(50);
 
@@ -39,6 +45,7 @@ pub(crate) struct Link {
     pushes: BTreeSet<(PeerId, RecordKey)>,
     send: Budget,
     verify: Budget,
+    compare: Budget,
     last_refill: Instant,
     next_repair: Instant,
     repair_pause: Duration,
@@ -65,6 +72,13 @@ impl Budget {
         Budget { left: i64::from(burst), rate, burst }
     }
 
+    /// Takes one token, if there is any left.
+    fn take(&mut self) -> bool {
+        let may = self.left > 0;
+        self.left -= i64::from(may);
+        may
+    }
+
     fn fill(&mut self, passed: Duration) {
         let more = passed.as_micros().min(1_000_000_000) as i64 * i64::from(self.rate) / 1_000_000;
         self.left = (self.left + more).min(i64::from(self.burst));
@@ -80,6 +94,7 @@ impl Link {
             pushes: BTreeSet::new(),
             send: Budget::new(config.link_rate, config.link_burst),
             verify: Budget::new(VERIFY_RATE, VERIFY_BURST),
+            compare: Budget::new(COMPARE_RATE, COMPARE_BURST),
             last_refill: now,
             next_repair: now,
             repair_pause: REPAIR_MIN,
@@ -120,11 +135,19 @@ impl Link {
         self.send.left -= i64::try_from(bytes).expect("messages are short");
     }
 
-    /// Takes the right to check one signature, if there is any left.
+    /// Takes the right to have one signature checked.
     pub(crate) fn may_verify(&mut self) -> bool {
-        let may = self.verify.left > 0;
-        self.verify.left -= i64::from(may);
-        may
+        self.verify.take()
+    }
+
+    /// Takes the right to have one step of a comparison answered.
+    pub(crate) fn may_compare(&mut self) -> bool {
+        self.compare.take()
+    }
+
+    /// Whether something waits that may be sent now.
+    pub(crate) fn may_send(&self) -> bool {
+        !self.ready.is_empty() || !self.rumours.is_empty() || (!self.pushes.is_empty() && self.send.left > 0)
     }
 
     pub(crate) fn refill(&mut self, now: Instant) {
@@ -133,6 +156,7 @@ impl Link {
             self.last_refill = now;
             self.send.fill(passed);
             self.verify.fill(passed);
+            self.compare.fill(passed);
         }
     }
 

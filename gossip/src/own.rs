@@ -205,7 +205,7 @@ impl<K: Keys> Gossip<K> {
             self.own.next_refute = now + REFUTE_PAUSE;
             self.stats.refutations += 1;
             self.detector.doubt();
-            self.take_incarnation(self.own.incarnation + 1, from, now);
+            self.take_incarnation(self.own.incarnation.saturating_add(1), from, now);
         }
     }
 
@@ -242,7 +242,7 @@ impl<K: Keys> Gossip<K> {
             boot = above,
             "something signed by this peer that it never said: a clone, or an old disk"
         );
-        self.take_incarnation(start.max(self.own.incarnation + 1), self.me, now);
+        self.take_incarnation(start.max(self.own.incarnation.saturating_add(1)), self.me, now);
         let found_before = &self.own.found;
         let ours = self.store.of_origin(self.me).filter(|record| !found_before.contains_key(&record.key));
         let ours: Vec<Record> = ours.cloned().collect();
@@ -270,7 +270,7 @@ impl<K: Keys> Gossip<K> {
     }
 
     fn issue(&mut self, key: RecordKey, value: Option<Vec<u8>>, now: Instant) -> Result<(), DropReason> {
-        let version = self.own.last_version + 1;
+        let version = self.own.last_version.saturating_add(1);
         let mut record = Record { origin: self.me, key: key.clone(), version, value, signature: [0; 64] };
         record.signature = self.keys.sign(&record.signing_bytes());
         self.store.insert(record, now)?;

@@ -32,6 +32,8 @@ pub enum DropReason {
     OriginFull,
     /// A record that came faster than signatures are checked for one neighbour.
     VerifyBudget,
+    /// A step of a comparison of digests that came faster than they are answered for one neighbour.
+    CompareBudget,
     /// A tombstone given up early since its origin has too many.
     TombstoneShed,
     /// A record too many waiting for one neighbour. The next comparison of digests makes up for it.

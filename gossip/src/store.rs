@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use crate::hash::Hasher;
+use crate::hash::{Hasher, mix};
 use crate::peer::PeerId;
 use crate::record::{Kind, Record, RecordKey};
 use crate::stats::DropReason;
@@ -51,6 +51,7 @@ pub struct Store {
     /// When each tombstone's next phase begins.
     schedule: BTreeSet<(Instant, PeerId, RecordKey)>,
     buckets: [u64; ORIGIN_BUCKETS],
+    root: u64,
     tombstone_age: Duration,
 }
 
@@ -90,6 +91,7 @@ impl Store {
             parked: Vec::new(),
             schedule: BTreeSet::new(),
             buckets: [0; ORIGIN_BUCKETS],
+            root: 0,
             tombstone_age,
         }
     }
@@ -254,9 +256,7 @@ impl Store {
 
     /// The digest of everything.
     pub fn root(&self) -> u64 {
-        let mut hasher = Hasher::default();
-        self.buckets.iter().for_each(|sum| hasher.write(&sum.to_be_bytes()));
-        hasher.finish()
+        self.root
     }
 
     /// The digests of all buckets of origins.
@@ -330,7 +330,10 @@ impl Store {
         if origin.records.is_empty() {
             self.origins.remove(&id);
         }
-        self.buckets[bucket] = self.buckets[bucket].wrapping_sub(before).wrapping_add(after);
+        let sum = self.buckets[bucket].wrapping_sub(before).wrapping_add(after);
+        self.root =
+            self.root.wrapping_sub(share(bucket, self.buckets[bucket])).wrapping_add(share(bucket, sum));
+        self.buckets[bucket] = sum;
     }
 }
 
@@ -392,6 +395,11 @@ pub(crate) fn key_bucket(key: &RecordKey) -> usize {
     hasher.write(&[key.kind.0]);
     hasher.write(&key.name);
     usize::try_from(hasher.finish() % KEY_BUCKETS as u64).expect("a small number")
+}
+
+/// What a bucket adds to the root; nothing while it is empty.
+fn share(bucket: usize, sum: u64) -> u64 {
+    if sum == 0 { 0 } else { mix(sum ^ mix(bucket as u64 + 1)) }
 }
 
 /// The part of a digest that goes along with a version.

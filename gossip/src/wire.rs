@@ -279,6 +279,27 @@ impl Message {
         bytes
     }
 
+    /// Whether the message is a step of a comparison of digests, which costs its receiver a walk over what it knows.
+    pub fn compares(&self) -> bool {
+        match self {
+            Message::Digest { .. }
+            | Message::DigestReply { .. }
+            | Message::Origins { .. }
+            | Message::KeyBuckets { .. }
+            | Message::Keys { .. } => true,
+            Message::Probe { .. }
+            | Message::Ack { .. }
+            | Message::ProbeRequest { .. }
+            | Message::RelayedAck { .. }
+            | Message::Nack { .. }
+            | Message::Prune
+            | Message::Rumours(_)
+            | Message::Push(_)
+            | Message::Want { .. }
+            | Message::WantRumours(_) => false,
+        }
+    }
+
     /// Decodes a message and checks all that can be checked without knowing anything else.
     pub fn parse(bytes: &[u8]) -> Result<Message, DecodeError> {
         let message: Message = codec::decode(bytes, MAX_MESSAGE)?;

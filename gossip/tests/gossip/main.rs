@@ -2,6 +2,7 @@
 
 mod behaviour;
 mod faults;
+mod hostile;
 mod signer;
 mod sim;
 mod wire;

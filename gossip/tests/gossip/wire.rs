@@ -42,7 +42,7 @@ fn rumours() -> impl Strategy<Value = Rumour> {
     })
 }
 
-fn messages() -> impl Strategy<Value = Message> {
+pub(crate) fn messages() -> impl Strategy<Value = Message> {
     let pulse = (any::<u8>(), any::<u64>()).prop_map(|(degree, root)| Pulse { degree, root });
     let purpose = prop_oneof![Just(Purpose::Neighbour), Just(Purpose::Relay)];
     let class = prop_oneof![Just(Class::Alive), Just(Class::Dead), Just(Class::Left)];
