@@ -61,6 +61,9 @@ impl Netns {
         if kind != NSFS_MAGIC {
             return Err(NetnsError::NotANamespace { path: path.to_owned() });
         }
+        if other_kind(&file) {
+            return Err(NetnsError::NotANamespace { path: path.to_owned() });
+        }
         let metadata = file.metadata().map_err(unreadable)?;
         Ok(Netns { device: metadata.dev(), inode: metadata.ino(), file })
     }
@@ -82,6 +85,16 @@ impl Netns {
     }
 }
 
+/// Whether it is visibly a namespace of another kind: `/proc/PID/ns/mnt` is shown as `mnt:[4026531840]`. One that is bound to a
+/// path is shown by that path, and `weaved` finds out.
+fn other_kind(file: &File) -> bool {
+    let shown = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    shown.is_ok_and(|shown| {
+        let shown = shown.to_string_lossy();
+        shown.contains(":[") && !shown.starts_with('/') && !shown.starts_with("net:[")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,5 +114,7 @@ mod tests {
         assert!(matches!(missing, Err(NetnsError::Missing { .. })), "{missing:?}");
         let file = Netns::open(Path::new("/etc/passwd"));
         assert!(matches!(file, Err(NetnsError::NotANamespace { .. })), "{file:?}");
+        let other = Netns::open(Path::new("/proc/self/ns/mnt"));
+        assert!(matches!(other, Err(NetnsError::NotANamespace { .. })), "{other:?}");
     }
 }

@@ -1,13 +1,16 @@
 //! Detachments that were asked for while `weaved` could not answer: one small durable file for each.
 //!
 //! A container runtime deletes containers whenever it likes, also while `weaved` restarts, and does not ask twice. `weave-cni`
-//! therefore writes the wish down, `weaved` carries it out **before it serves its first request**, and removes the file after that.
+//! therefore writes the wish down, `weaved` carries it out before it serves its first request, and removes the file after that.
+//! So that no wish falls between the two, `weaved` binds its socket first and reads this journal second, and the plugin asks once
+//! more after it has written: whoever is refused then is read later.
 //! This module knows files and nothing of how a detachment is done.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -84,16 +87,18 @@ pub fn write(state_dir: &Path, pending: &PendingDetach) -> io::Result<PathBuf> {
     DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
     let name = pending.file_name();
     let target = directory.join(&name);
-    // Written aside and renamed, so that a reader never sees half a file. The process id keeps two writers apart.
-    let aside = directory.join(format!(".{}.new", std::process::id()));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
+    // Written aside and renamed, so that a reader never sees half a file. The process id alone does not keep two writers apart,
+    // since they may be in different process namespaces.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let aside = directory.join(format!(".{}-{}.new", std::process::id(), now.as_nanos()));
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
     let written = serde_json::to_vec(pending)
         .map_err(io::Error::from)
         .and_then(|bytes| file.write_all(&bytes))
         .and_then(|()| file.sync_all())
         .and_then(|()| fs::rename(&aside, &target));
     if let Err(error) = written {
-        // The first error is the one to report; a leftover is invisible to readers and is replaced by the next writer.
+        // The first error is the one to report; a leftover is invisible to readers.
         let _ = fs::remove_file(&aside);
         return Err(error);
     }
