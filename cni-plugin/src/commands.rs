@@ -276,5 +276,5 @@ fn attempt() -> String {
 
 /// Standard error is the runtime's log; when it is closed there is nobody to tell.
 fn remark(log: &mut dyn Write, text: &str) {
-    let _ = writeln!(log, "weave-cni: {text}");
+    let _ = log.write_all(format!("weave-cni: {text}\n").as_bytes());
 }

@@ -52,7 +52,8 @@ pub fn run(
     match dispatch(environment, stdin, log, &mut spoken) {
         Ok(text) => Outcome::Done(text),
         Err(error) => {
-            let _ = writeln!(log, "weave-cni: {error}");
+            // In one piece, since many plugins share the runtime's log.
+            let _ = log.write_all(format!("weave-cni: {error}\n").as_bytes());
             Outcome::Failed(error.to_json(&spoken))
         }
     }
