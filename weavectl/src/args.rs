@@ -7,8 +7,6 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 use clap_complete::Shell;
 use ipnet::Ipv4Net;
 
-use crate::daemon;
-
 const AFTER_HELP: &str = "\
 Examples:
   host-a# weavectl up                      create a fabric; prints the line for the next host
@@ -38,7 +36,7 @@ Exit codes:
    8  exists already, or belongs to somebody else
    9  no free address, or whoever is needed cannot be reached; may succeed later
   10  join: joined, but no connection yet
-  11  status: NOT OK
+  11  status --exit-code: NOT OK
   12  weaved could not be started
   13  ping: no answer";
 
@@ -119,13 +117,18 @@ Example:
     /// Show whether the fabric works here, and the command that fixes what does not
     ///
     /// Without a topic: the router, its connections, peers and addresses in short, then a verdict. `OK:` or `NOT OK:` is always the
-    /// beginning of a line; NOT OK gives exit code 11 and a command for each problem.
+    /// beginning of a line; what is not well comes with the command that fixes it.
     #[command(after_help = "\
 Examples:
   weavectl status
   weavectl status connections
-  weavectl status ipam --json")]
+  weavectl status ipam --json
+  weavectl status --exit-code > /dev/null || page-somebody")]
+    #[command(args_conflicts_with_subcommands = true)]
     Status {
+        /// Exit with 11 when the verdict is NOT OK
+        #[arg(long)]
+        exit_code: bool,
         /// What to show in detail
         #[command(subcommand)]
         topic: Option<Topic>,
@@ -137,7 +140,7 @@ Examples:
     /// of Kubernetes and other users of CNI are attached by `weave-cni` and need no such command.
     #[command(after_help = "\
 Examples:
-  weavectl attach --netns /run/netns/blue
+  weavectl attach --netns blue
   weavectl attach --pid $(docker inspect -f '{{.State.Pid}}' web) --name web
   weavectl attach --netns /run/netns/blue --ip 10.32.0.50")]
     Attach(AttachArgs),
@@ -236,14 +239,6 @@ Example:
 Example:
   weavectl version")]
     Version,
-
-    /// Leave the terminal's session and become another program
-    #[command(name = daemon::DETACHED, hide = true)]
-    Detached {
-        /// Program and arguments
-        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-        command: Vec<std::ffi::OsString>,
-    },
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]
@@ -336,7 +331,7 @@ pub(crate) struct TargetsArgs {
 #[derive(Debug, ClapArgs)]
 #[group(required = true, multiple = false)]
 pub(crate) struct NetnsArgs {
-    /// Network namespace of the container
+    /// Network namespace of the container: a path, or a name of `ip netns`
     #[arg(long, value_name = "PATH")]
     pub(crate) netns: Option<PathBuf>,
     /// A process in the container
@@ -375,7 +370,7 @@ pub(crate) struct DetachArgs {
 #[derive(Debug, ClapArgs)]
 #[group(required = true, multiple = false)]
 pub(crate) struct ContainerArgs {
-    /// Network namespace of the container
+    /// Network namespace of the container: a path, or a name of `ip netns`
     #[arg(long, value_name = "PATH")]
     pub(crate) netns: Option<PathBuf>,
     /// A process in the container

@@ -17,7 +17,7 @@ use crate::args::DaemonArgs;
 use crate::failure::{Failure, NOT_STARTED};
 use crate::ui::Ui;
 
-/// Hidden command by which this program leaves the terminal's session before it becomes `weaved`.
+/// First argument by which this program leaves the terminal's session before it becomes `weaved`.
 pub(crate) const DETACHED: &str = "detached-exec";
 
 /// How long `weaved` may take until its socket answers: it adopts what the last one left, one device after the other.
@@ -59,7 +59,7 @@ pub(crate) fn ensure(client: &Client, args: &DaemonArgs, ui: &mut Ui) -> Result<
     as_process(client, args, ui)
 }
 
-/// The hidden command: leave the session, then become `command`. Returns only if that fails.
+/// What [`DETACHED`] does: leave the session, then become `command`. Returns only if that fails.
 pub(crate) fn exec_detached(command: &[OsString]) -> Failure {
     // Fails only for the leader of a group, which this child of `weavectl` is not.
     if let Err(error) = rustix::process::setsid() {
@@ -211,7 +211,6 @@ fn spawn(program: &Path, socket: &Path, args: &DaemonArgs, log: File) -> Result<
     let second = log.try_clone().map_err(cannot)?;
     Command::new(own)
         .arg(DETACHED)
-        .arg("--")
         .arg(program)
         .args(command_line(socket, args))
         .stdin(Stdio::null())

@@ -28,7 +28,7 @@ pub(crate) const CONFLICT: u8 = 8;
 pub(crate) const TRY_AGAIN: u8 = 9;
 /// Joined, and no connection yet.
 pub(crate) const NOT_CONNECTED: u8 = 10;
-/// `status` is NOT OK.
+/// `status --exit-code` is NOT OK.
 pub(crate) const NOT_OK: u8 = 11;
 /// `weaved` could not be started.
 pub(crate) const NOT_STARTED: u8 = 12;

@@ -12,11 +12,18 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use args::Args;
-use ui::Ui;
+use ui::{Format, Ui};
 
 fn main() -> ExitCode {
+    // Not a command of the parser's, so that neither help nor completions know it.
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|first| first == daemon::DETACHED) {
+        let failure = daemon::exec_detached(&words.collect::<Vec<_>>());
+        Ui::new(Format::Text).failure(&failure);
+        return ExitCode::from(failure.exit);
+    }
     let args = Args::parse();
-    let mut ui = Ui::new(args.json);
+    let mut ui = Ui::new(if args.json { Format::Json } else { Format::Text });
     match commands::run(args, &mut ui) {
         Ok(code) => code,
         Err(failure) => {

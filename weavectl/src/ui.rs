@@ -1,6 +1,6 @@
 //! Where words go: data to standard output, progress and errors to standard error.
 
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, ErrorKind, Write};
 
 use serde::Serialize;
 use serde_json::json;
@@ -23,9 +23,9 @@ pub(crate) struct Ui {
 }
 
 impl Ui {
-    /// By the `--json` flag.
-    pub(crate) fn new(json: bool) -> Ui {
-        Ui { format: if json { Format::Json } else { Format::Text } }
+    /// With data in this format.
+    pub(crate) fn new(format: Format) -> Ui {
+        Ui { format }
     }
 
     /// How data is written.
@@ -35,7 +35,7 @@ impl Ui {
 
     /// Whether data may have colour.
     pub(crate) fn paint(&self) -> Paint {
-        Paint::for_stream(io::stdout().is_terminal())
+        Paint::for_stream(&io::stdout())
     }
 
     /// Data: as JSON when asked for, otherwise what `text` makes of it.
@@ -78,7 +78,7 @@ impl Ui {
 
     /// The last words of a command that failed.
     pub(crate) fn failure(&mut self, failure: &Failure) {
-        let paint = Paint::for_stream(io::stderr().is_terminal());
+        let paint = Paint::for_stream(&io::stderr());
         self.note(failure_text(failure, self.format, paint).trim_end());
     }
 }

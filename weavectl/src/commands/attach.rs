@@ -99,7 +99,7 @@ fn id_of(netns: &Netns) -> String {
 
 fn open(netns: Option<PathBuf>, pid: Option<u32>) -> Result<(PathBuf, Netns), Failure> {
     let path = match (netns, pid) {
-        (Some(path), _) => std::path::absolute(&path).unwrap_or(path),
+        (Some(path), _) => named(&path).unwrap_or_else(|| std::path::absolute(&path).unwrap_or(path)),
         (None, Some(pid)) => PathBuf::from(format!("/proc/{pid}/ns/net")),
         // clap asks for one of them.
         (None, None) => {
@@ -115,6 +115,15 @@ fn open(netns: Option<PathBuf>, pid: Option<u32>) -> Result<(PathBuf, Netns), Fa
         }
         Err(error) => Err(Failure::of_netns(&error)),
     }
+}
+
+/// The path of what `ip netns` calls by a bare name, unless a file of that name is here.
+fn named(name: &Path) -> Option<PathBuf> {
+    if name.exists() || name.components().count() != 1 || name.is_absolute() {
+        return None;
+    }
+    let path = Path::new("/run/netns").join(name);
+    path.exists().then_some(path)
 }
 
 #[cfg(test)]

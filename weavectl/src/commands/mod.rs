@@ -12,7 +12,6 @@ use control::api::{ResetRequest, RmpeerRequest, TargetsRequest};
 use serde_json::json;
 
 use crate::args::{Args, Command, TargetsArgs, Topic};
-use crate::daemon;
 use crate::failure::{Failure, NOT_OK, TRY_AGAIN};
 use crate::render::status::Verdict;
 use crate::render::units::plural;
@@ -28,8 +27,13 @@ pub(crate) fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
         Command::Token => fabric::token(&client, ui)?,
         Command::Connect(args) => connect(&client, args, ui)?,
         Command::Forget(args) => forget(&client, args, ui)?,
-        Command::Status { topic: None } => return overview(&client, ui),
-        Command::Status { topic: Some(topic) } => detail(&client, topic, ui)?,
+        Command::Status { topic: None, exit_code } => {
+            let verdict = overview(&client, ui)?;
+            if exit_code && verdict == Verdict::NotOk {
+                return Ok(ExitCode::from(NOT_OK));
+            }
+        }
+        Command::Status { topic: Some(topic), exit_code: _ } => detail(&client, topic, ui)?,
         Command::Attach(args) => attach::attach(&client, args, ui)?,
         Command::Detach(args) => attach::detach(&client, args, ui)?,
         Command::Ps => {
@@ -51,18 +55,14 @@ pub(crate) fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
             ui.raw(&script)?;
         }
         Command::Version => version(&client, ui)?,
-        Command::Detached { command } => return Err(daemon::exec_detached(&command)),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn overview(client: &Client, ui: &mut Ui) -> Result<ExitCode, Failure> {
+fn overview(client: &Client, ui: &mut Ui) -> Result<Verdict, Failure> {
     let answer = client.status().map_err(|error| Failure::of_call("get the status of `weaved`", &error))?;
     ui.data(&answer, status::status)?;
-    Ok(match status::verdict(&answer) {
-        Verdict::Ok => ExitCode::SUCCESS,
-        Verdict::NotOk => ExitCode::from(NOT_OK),
-    })
+    Ok(status::verdict(&answer))
 }
 
 fn detail(client: &Client, topic: Topic, ui: &mut Ui) -> Result<(), Failure> {

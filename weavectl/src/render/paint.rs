@@ -1,5 +1,7 @@
 //! Colour, which is never needed: it only repeats what the words say.
 
+use std::io::IsTerminal;
+
 /// Whether to colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Paint {
@@ -26,10 +28,10 @@ pub(crate) enum Tone {
 
 impl Paint {
     /// Colour for a terminal, unless the user says no (<https://no-color.org>) or the terminal cannot.
-    pub(crate) fn for_stream(is_terminal: bool) -> Paint {
+    pub(crate) fn for_stream(stream: &impl IsTerminal) -> Paint {
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
-        if is_terminal && !refused && !dumb { Paint::Colour } else { Paint::Plain }
+        if stream.is_terminal() && !refused && !dumb { Paint::Colour } else { Paint::Plain }
     }
 
     /// `text` in a tone.

@@ -101,6 +101,8 @@ fn ipam_state(state: &str) -> &str {
         "waiting" => "waiting for address space from another peer",
         "exhausted" => "exhausted: all addresses are in use",
         "unreachable" => "all free addresses are owned by unreachable peers",
+        "removed" => "removed: another router has taken over the addresses of this one",
+        "leaving" => "leaving: the addresses are being handed to another router",
         other => other,
     }
 }
@@ -148,9 +150,9 @@ fn verdict_lines(status: &Status, paint: Paint) -> String {
 }
 
 fn fix(problem: &Problem) -> String {
-    match &problem.hint {
-        Some(hint) => format!("     fix: {}\n", printable(&quoted(hint))),
-        None => String::new(),
+    match problem.hint.as_deref() {
+        Some(hint) if !hint.is_empty() => format!("     fix: {}\n", printable(&quoted(hint))),
+        Some(_) | None => String::new(),
     }
 }
 

@@ -100,7 +100,7 @@ fn status_of_a_fabric_that_does_not() {
             json!([
                 { "code": "peer-unreachable", "severity": "error", "message": "no session with host-c: no answer",
                   "hint": "weavectl status connections" },
-                { "code": "clock", "severity": "warning", "message": "the clock jumped" },
+                { "code": "clock", "severity": "warning", "message": "the clock jumped", "hint": "" },
                 { "code": "space", "severity": "error", "message": "no address can be allocated",
                   "hint": "if host-c is gone for good, `weavectl rmpeer host-c`" },
             ]),

@@ -60,7 +60,6 @@ fn list_of_commands_is_complete() {
 fn completions_for_every_shell() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = weavectl(&["completions", shell]).success().to_owned();
-        assert!(script.contains("rmpeer"), "{shell}");
-        assert!(script.is_ascii() || shell != "bash", "{shell}");
+        assert!(script.contains("rmpeer") && !script.contains("detached"), "{shell}");
     }
 }
