@@ -195,7 +195,7 @@ Examples:
   weavectl reset
   weavectl reset --force")]
     Reset {
-        /// Go on although no peer can be reached to take the addresses
+        /// Go on although containers are attached, or no peer can be reached to take the addresses
         #[arg(long)]
         force: bool,
     },

@@ -8,6 +8,8 @@ use control::ClientError;
 use control::api::ErrorCode;
 use control::netns::NetnsError;
 
+use crate::render::commands::quoted;
+
 /// Anything that has no code of its own.
 pub(crate) const FAILED: u8 = 1;
 /// Arguments that make no sense; clap uses the same.
@@ -96,12 +98,6 @@ impl Failure {
         }
         self
     }
-}
-
-/// A hint of `weaved` may be a bare command; it is shown as one.
-pub(crate) fn quoted(hint: &str) -> String {
-    let bare = !hint.contains('`') && (hint.starts_with("weavectl ") || hint.starts_with("systemctl "));
-    if bare { format!("`{hint}`") } else { hint.to_owned() }
 }
 
 fn exit_of(error: &ClientError) -> u8 {

@@ -34,6 +34,7 @@ fn row(connection: &Connection) -> Vec<Cell> {
     let tone = match connection.state.as_str() {
         "established" => Tone::Good,
         "failed" => Tone::Bad,
+        "self" => Tone::Normal,
         _ => Tone::Warn,
     };
     vec![

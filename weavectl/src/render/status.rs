@@ -2,10 +2,10 @@
 
 use control::api::{IpamSummary, Problem, Status};
 
+use super::commands::quoted;
 use super::paint::{Paint, Tone};
 use super::table::{labelled, printable};
 use super::units::{bytes, plural, seconds, short};
-use crate::failure::quoted;
 
 /// What `status` comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

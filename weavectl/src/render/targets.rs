@@ -16,6 +16,7 @@ fn row(target: &Target) -> Vec<Cell> {
     let tone = match target.state.as_str() {
         "connected" => Tone::Good,
         "failed" => Tone::Bad,
+        "self" => Tone::Normal,
         _ => Tone::Warn,
     };
     let resolved: Vec<String> = target.resolved.iter().map(ToString::to_string).collect();
