@@ -120,3 +120,36 @@ fn exit_of(error: &ClientError) -> u8 {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Args;
+    use clap::CommandFactory;
+
+    #[test]
+    fn help_lists_every_exit_code() {
+        let codes = [
+            FAILED,
+            USAGE,
+            NOT_RUNNING,
+            PERMISSION,
+            TIMEOUT,
+            NO_FABRIC,
+            NOT_FOUND,
+            CONFLICT,
+            TRY_AGAIN,
+            NOT_CONNECTED,
+            NOT_OK,
+            NOT_STARTED,
+            NO_ANSWER,
+        ];
+        let help = Args::command().render_long_help().to_string();
+        let listed = help.split("Exit codes:").nth(1).unwrap_or_default();
+        let listed: Vec<u8> =
+            listed.lines().filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect();
+        let mut want = vec![0];
+        want.extend(codes);
+        assert_eq!(listed, want);
+    }
+}

@@ -134,7 +134,10 @@ fn reached(connections: &Connections) -> Option<String> {
 }
 
 fn reasons(connections: &Connections) -> Vec<String> {
-    let tries = connections.connections.iter().filter(|connection| connection.state != "established");
+    let tries = connections
+        .connections
+        .iter()
+        .filter(|connection| !["established", "self"].contains(&connection.state.as_str()));
     let mut reasons: Vec<String> = tries
         .map(|connection| {
             let address =
