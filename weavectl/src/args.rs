@@ -87,7 +87,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   weavectl join weave1.mfrggzdfmztwq2lk…
-  ssh host-a weavectl token | weavectl join -")]
+  ssh host-a weavectl token | weavectl join -
+  ssh host-a weavectl up | weavectl join -")]
     Join(JoinArgs),
 
     /// Print the token that lets another host join through this one

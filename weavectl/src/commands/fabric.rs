@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::args::{JoinArgs, UpArgs};
 use crate::daemon;
 use crate::failure::{Failure, NOT_CONNECTED, USAGE};
+use crate::render::table::printable;
 use crate::render::units::{seconds, short};
 use crate::ui::{Format, Ui};
 
@@ -66,18 +67,18 @@ struct Joined<'a> {
 
 /// Enter a fabric and see whether anybody is there.
 pub(crate) fn join(client: &Client, args: &JoinArgs, ui: &mut Ui) -> Result<ExitCode, Failure> {
-    let token = match args.token.as_str() {
+    let given = match args.token.as_str() {
         "-" => read_line(Path::new("-"), "the token")?,
-        token => token.trim().to_owned(),
+        given => given.to_owned(),
     };
-    if !token.starts_with("weave1.") {
+    // The whole line that `up` prints will do as well.
+    let Some(token) = given.split_whitespace().find(|word| word.starts_with("weave1.")) else {
+        let beginning: String = given.chars().take(7).collect();
         return Err(Failure::new(USAGE, "that is not a token")
-            .because(format!(
-                "a token starts with `weave1.`, this with `{}`",
-                token.chars().take(7).collect::<String>()
-            ))
+            .because(format!("a token starts with `weave1.`, this with `{}`", printable(&beginning)))
             .hint("print one on a member with `weavectl token`"));
-    }
+    };
+    let token = token.to_owned();
     let password = password(args.password_file.as_deref())?;
     daemon::ensure(client, &args.daemon, ui)?;
     let request = JoinRequest { token, password };

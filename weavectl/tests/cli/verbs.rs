@@ -125,6 +125,9 @@ fn join_says_whom_it_reached() {
     let socket = fake.socket();
     let words = ["--socket", socket.to_str().unwrap(), "join", "-"];
     run(Path::new(env!("CARGO_BIN_EXE_weavectl")), &words, "weave1.abc\n").success();
+    run(Path::new(env!("CARGO_BIN_EXE_weavectl")), &words, "weavectl join weave1.abc\n").success();
+    let joins = fake.asked().into_iter().filter(|asked| asked.call == "POST /v1/join");
+    assert!(joins.map(|asked| asked.body).all(|body| body == r#"{"token":"weave1.abc"}"#));
     assert_eq!(fake.asked().last().map(|asked| asked.call.as_str()), Some("GET /v1/connections"));
 }
 
