@@ -1,4 +1,4 @@
-//! One helper runs the command; every case goes through it.
+//! One function runs the command; every case goes through it.
 
 use std::io::Write;
 use std::path::Path;
