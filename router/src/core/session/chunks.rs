@@ -6,15 +6,18 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use zeroize::Zeroizing;
+
 /// Longest message. Chosen as what one UDP datagram could hold at most: nobody needs more, and reassembly stays small.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 /// Longest UDP payload on the control channel: passes IPv6's minimum MTU of 1280 with its headers and room for one more tunnel.
 pub(super) const MAX_DATAGRAM: usize = 1200;
 /// What boringtun adds: 16 bytes of header, 16 of tag.
 const SEAL: usize = 32;
-/// Shim, message id, index, count, stream, length, and the sender's boot tag: by no accident what boringtun takes for an IPv4 header.
-const HEADER: usize = 20;
+/// Shim, message id, index, count, stream, length, and the sender's tag.
+const HEADER: usize = 24;
 const CHUNK: usize = MAX_DATAGRAM - SEAL - HEADER;
+/// boringtun drops what is shorter than an IPv4 header.
 const _: () = assert!(HEADER >= 20);
 const SHIM: u8 = 0x40;
 /// Messages in parts at a time, of one peer: more than a burst of lane offers and gossip makes.
@@ -65,24 +68,35 @@ pub(super) enum ChunkError {
     Repeated,
 }
 
-/// Tells one start of a router from the next: the first bytes of its boot nonce, in every chunk, so that a peer that was killed and
-/// comes back is known as such by its first sealed word.
+/// Tells one session from the next, in every chunk: which start of the sender it is of, and which of its sessions with the receiver. A
+/// peer that was killed, or that has given a session up which we still hold, is known as such by its first sealed word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct BootTag(pub(super) [u8; 4]);
+pub(super) struct SessionTag {
+    /// The first bytes of the sender's boot nonce.
+    pub(super) boot: [u8; 4],
+    /// Counts the sender's sessions with the receiver; a rekey does not end one.
+    pub(super) session: u32,
+}
 
-impl BootTag {
-    pub(super) fn of(boot: &[u8; 16]) -> Self {
-        Self([boot[0], boot[1], boot[2], boot[3]])
-    }
-
+impl SessionTag {
     /// The tag in a chunk, if it is one.
     pub(super) fn in_chunk(chunk: &[u8]) -> Option<Self> {
-        Header::parse(chunk).ok().map(|header| header.boot)
+        Header::parse(chunk).ok().map(|header| header.tag)
     }
 }
 
+/// The part of a boot nonce that tags carry.
+pub(super) fn boot_tag(boot: &[u8; 16]) -> [u8; 4] {
+    [boot[0], boot[1], boot[2], boot[3]]
+}
+
 /// Cuts a message; `None` if it is longer than [`MAX_MESSAGE`].
-pub(super) fn split(stream: Stream, id: u32, boot: BootTag, message: &[u8]) -> Option<Vec<Vec<u8>>> {
+pub(super) fn split(
+    stream: Stream,
+    id: u32,
+    tag: SessionTag,
+    message: &[u8],
+) -> Option<Vec<Zeroizing<Vec<u8>>>> {
     if message.len() > MAX_MESSAGE {
         return None;
     }
@@ -91,7 +105,7 @@ pub(super) fn split(stream: Stream, id: u32, boot: BootTag, message: &[u8]) -> O
     for index in 0..count {
         let part = &message[index * CHUNK..message.len().min((index + 1) * CHUNK)];
         let total = HEADER + part.len();
-        let mut chunk = Vec::with_capacity(total);
+        let mut chunk = Zeroizing::new(Vec::with_capacity(total));
         chunk.extend_from_slice(&[SHIM, 0]);
         chunk.extend_from_slice(&short(total));
         chunk.extend_from_slice(&id.to_be_bytes());
@@ -99,7 +113,8 @@ pub(super) fn split(stream: Stream, id: u32, boot: BootTag, message: &[u8]) -> O
         chunk.extend_from_slice(&short(count));
         chunk.extend_from_slice(&[stream.code(), 0]);
         chunk.extend_from_slice(&short(part.len()));
-        chunk.extend_from_slice(&boot.0);
+        chunk.extend_from_slice(&tag.boot);
+        chunk.extend_from_slice(&tag.session.to_be_bytes());
         chunk.extend_from_slice(part);
         chunks.push(chunk);
     }
@@ -116,7 +131,7 @@ pub(super) struct Reassembly {
 
 struct Partial {
     stream: Stream,
-    parts: Vec<Option<Vec<u8>>>,
+    parts: Vec<Option<Zeroizing<Vec<u8>>>>,
     missing: usize,
     bytes: usize,
     started: Instant,
@@ -149,7 +164,7 @@ impl Reassembly {
         if slot.is_some() {
             return Err(ChunkError::Repeated);
         }
-        *slot = Some(part.to_vec());
+        *slot = Some(Zeroizing::new(part.to_vec()));
         partial.missing -= 1;
         partial.bytes += part.len();
         self.bytes += part.len();
@@ -158,7 +173,12 @@ impl Reassembly {
             return Ok(None);
         }
         let Some(whole) = self.forget(header.id) else { return Ok(None) };
-        Ok(Some((whole.stream, whole.parts.into_iter().flatten().flatten().collect())))
+        // Of the right size at once: a vector that grows leaves copies behind.
+        let mut message = Vec::with_capacity(whole.bytes);
+        for part in whole.parts.iter().flatten() {
+            message.extend_from_slice(part);
+        }
+        Ok(Some((whole.stream, message)))
     }
 
     /// Messages given up, because parts were lost or there were too many.
@@ -197,7 +217,7 @@ struct Header {
     count: usize,
     stream: Stream,
     length: usize,
-    boot: BootTag,
+    tag: SessionTag,
 }
 
 impl Header {
@@ -216,8 +236,10 @@ impl Header {
         }
         let stream = Stream::from_code(chunk[12]).ok_or(ChunkError::UnknownStream)?;
         let id = u32::from_be_bytes([chunk[4], chunk[5], chunk[6], chunk[7]]);
-        let boot = BootTag([chunk[16], chunk[17], chunk[18], chunk[19]]);
-        Ok(Self { id, index, count, stream, length, boot })
+        let boot = [chunk[16], chunk[17], chunk[18], chunk[19]];
+        let session = u32::from_be_bytes([chunk[20], chunk[21], chunk[22], chunk[23]]);
+        let tag = SessionTag { boot, session };
+        Ok(Self { id, index, count, stream, length, tag })
     }
 }
 
@@ -231,9 +253,9 @@ mod tests {
 
     use super::*;
 
-    const BOOT: BootTag = BootTag([1, 2, 3, 4]);
+    const TAG: SessionTag = SessionTag { boot: [1, 2, 3, 4], session: 5 };
 
-    fn join(chunks: &[Vec<u8>], now: Instant) -> Option<(Stream, Vec<u8>)> {
+    fn join(chunks: &[Zeroizing<Vec<u8>>], now: Instant) -> Option<(Stream, Vec<u8>)> {
         let mut reassembly = Reassembly::default();
         let mut whole = None;
         for chunk in chunks {
@@ -248,13 +270,13 @@ mod tests {
         let now = Instant::now();
         for length in [0, 1, 4, CHUNK, CHUNK + 1, MAX_MESSAGE] {
             let message: Vec<u8> = (0..length).map(|i| (i % 251) as u8).collect();
-            let mut chunks = split(Stream::Gossip, 7, BOOT, &message).expect("not too long");
+            let mut chunks = split(Stream::Gossip, 7, TAG, &message).expect("not too long");
             assert!(chunks.iter().all(|c| c.len() >= HEADER && c.len() + SEAL <= MAX_DATAGRAM));
             assert_eq!(join(&chunks, now), Some((Stream::Gossip, message.clone())));
             chunks.reverse();
             assert_eq!(join(&chunks, now), Some((Stream::Gossip, message)));
         }
-        assert_eq!(split(Stream::Gossip, 7, BOOT, &vec![0; MAX_MESSAGE + 1]), None);
+        assert_eq!(split(Stream::Gossip, 7, TAG, &vec![0; MAX_MESSAGE + 1]), None);
     }
 
     #[test]
@@ -262,14 +284,14 @@ mod tests {
         let now = Instant::now();
         let mut reassembly = Reassembly::default();
         for id in 0..1000 {
-            let chunks = split(Stream::Ipam, id, BOOT, &[1; 40_000]).expect("not too long");
+            let chunks = split(Stream::Ipam, id, TAG, &[1; 40_000]).expect("not too long");
             for chunk in &chunks[1..] {
                 assert_eq!(reassembly.accept(chunk, now), Ok(None));
             }
             assert!(reassembly.partials.len() <= MAX_PARTIALS && reassembly.bytes <= MAX_PARTIAL_BYTES);
         }
         let later = now + PARTIAL_LIFETIME;
-        let chunks = split(Stream::Ipam, 5000, BOOT, &[1; 2000]).expect("not too long");
+        let chunks = split(Stream::Ipam, 5000, TAG, &[1; 2000]).expect("not too long");
         assert_eq!(reassembly.accept(&chunks[0], later), Ok(None));
         assert_eq!(reassembly.partials.len(), 1);
         assert_eq!(reassembly.shed(), 1000);
@@ -279,10 +301,10 @@ mod tests {
     fn a_repeated_part_and_a_changed_count_are_refused() {
         let now = Instant::now();
         let mut reassembly = Reassembly::default();
-        let chunks = split(Stream::Ipam, 1, BOOT, &[1; 3000]).expect("not too long");
+        let chunks = split(Stream::Ipam, 1, TAG, &[1; 3000]).expect("not too long");
         assert_eq!(reassembly.accept(&chunks[0], now), Ok(None));
         assert_eq!(reassembly.accept(&chunks[0], now), Err(ChunkError::Repeated));
-        let other = split(Stream::Ipam, 1, BOOT, &[1; 5000]).expect("not too long");
+        let other = split(Stream::Ipam, 1, TAG, &[1; 5000]).expect("not too long");
         assert_eq!(reassembly.accept(&other[1], now), Err(ChunkError::Malformed));
     }
 

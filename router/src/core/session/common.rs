@@ -9,7 +9,6 @@ use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::x25519::{PublicKey, StaticSecret};
 use gossip::PeerId;
 
-use super::chunks::BootTag;
 use super::drops::Drops;
 use super::lanes::LaneIds;
 use super::link::{Link, LinkKeys, Role};
@@ -50,7 +49,6 @@ pub(super) struct Common {
     pub(super) keys: FabricKeys,
     pub(super) config: SessionConfig,
     pub(super) boot: Nonce,
-    pub(super) boot_tag: BootTag,
     started: Instant,
     pub(super) random: Random,
     pub(super) secret: StaticSecret,
@@ -88,7 +86,6 @@ impl Common {
             keys,
             config,
             boot,
-            boot_tag: BootTag::of(&boot),
             started: now,
             secret,
             static_public,

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use zeroize::Zeroizing;
+
 use super::chunks::{ChunkError, Stream};
 use super::common::Common;
 use super::drops::DropReason;
@@ -18,7 +20,7 @@ pub(super) fn message(
     now: Instant,
 ) -> Result<(), DropReason> {
     let channel = match stream {
-        Stream::Session => return session(peer, &bytes, common, now),
+        Stream::Session => return session(peer, &Zeroizing::new(bytes), common, now),
         Stream::Gossip => Channel::Gossip,
         Stream::Ipam => Channel::Ipam,
         Stream::Ping => Channel::Ping,

@@ -6,7 +6,6 @@
 //! one shows that it arrived, and a repeated message changes nothing. A receive lane is retired some time after the peer is
 //! known to have left it, never before (ADR 0003).
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::kem::{Ciphertext, DecapsulationKey, EncapsulationKey, ML_KEM_768};
@@ -34,10 +33,9 @@ const REPEAT_SLOWEST: Duration = Duration::from_secs(3);
 const MAX_REPEATS: u32 = 12;
 /// A new try after an exchange was given up.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
-/// Receive lanes of one peer at a time, the current one included: exchanges that were cut short leave some behind.
-const MAX_RX: usize = 6;
-/// Finished generations remembered, to know a late duplicate.
-const MAX_FINISHED: usize = 8;
+/// Receive lanes of one peer at a time: the one in use, a new one, and those that wait to be retired. Only a peer that offers without end
+/// reaches it, and loses those early that go next.
+const MAX_RX: usize = 8;
 
 pub(super) const OFFER: u8 = 0x20;
 pub(super) const SWITCHED: u8 = 0x23;
@@ -45,12 +43,14 @@ const ANSWER: u8 = 0x21;
 const CONFIRM: u8 = 0x22;
 const KEM_KEY: usize = 1184;
 const KEM_CIPHERTEXT: usize = 1088;
+/// Room for every message, so that none grows and leaves a copy behind.
+const LONGEST: usize = 1300;
 const LABEL: &[u8] = b"weave lanes v1";
 
 /// What the caller has to do, in this order.
 pub(super) enum LaneAction {
     /// Send to the peer inside the session.
-    Send(Vec<u8>),
+    Send(Zeroizing<Vec<u8>>),
     /// Hand to the hot path.
     Ready(LaneKeys),
     /// Take from the hot path.
@@ -85,14 +85,15 @@ pub(super) struct LaneContext<'a> {
     pub(super) actions: &'a mut Vec<LaneAction>,
 }
 
-/// Gives out receive lane ids, each once in 2^24.
+/// Gives out receive lane ids, each once in 2^24, and the numbers of exchanges.
 pub(super) struct LaneIds {
     next: u32,
+    generation: u64,
 }
 
 impl LaneIds {
     pub(super) fn new(random: &mut Random) -> Self {
-        Self { next: random.u32() >> 8 }
+        Self { next: random.u32() >> 8, generation: 0 }
     }
 
     /// Zero is never given, so that an empty header names no lane. An id comes again after 2^24 others: decades at two minutes a lane
@@ -104,6 +105,12 @@ impl LaneIds {
         }
         LaneId(self.next << 8)
     }
+
+    /// Grows as long as the router runs, so that of two offers the later one is known as such.
+    fn next_generation(&mut self) -> u64 {
+        self.generation += 1;
+        self.generation
+    }
 }
 
 /// The lanes of one session and the exchange that may be under way.
@@ -112,8 +119,12 @@ pub(super) struct Lanes {
     exchange: Exchange,
     renew_at: Option<Instant>,
     rx: Vec<Rx>,
-    cipher: Option<Cipher>,
-    finished: VecDeque<u64>,
+    /// The lane that we send on.
+    tx: Option<(LaneId, Cipher)>,
+    /// The newest exchange that the peer offered.
+    newest: u64,
+    /// The last exchange that came to its end here.
+    finished: Option<u64>,
     completed: u64,
 }
 
@@ -155,9 +166,9 @@ struct Repeat {
 }
 
 impl Repeat {
-    fn new(generation: u64, message: Vec<u8>, now: Instant) -> Self {
+    fn new(generation: u64, message: Zeroizing<Vec<u8>>, now: Instant) -> Self {
         let (at, wait) = (now + REPEAT_FIRST, REPEAT_FIRST);
-        Self { generation, message: Zeroizing::new(message), at, wait, left: MAX_REPEATS }
+        Self { generation, message, at, wait, left: MAX_REPEATS }
     }
 }
 
@@ -172,13 +183,14 @@ impl Lanes {
         let Ok(public) = kem.encapsulation_key().and_then(|key| key.key_bytes()) else {
             return self.retry(now);
         };
-        let generation = u64::from_le_bytes(context.random.bytes());
+        let generation = context.ids.next_generation();
         let secret = Zeroizing::new(context.random.bytes());
         let rx = context.ids.take();
         let mut message = head(OFFER, generation);
         message.extend_from_slice(secret.as_ref());
         message.push(wire_capabilities(context.capabilities));
         message.extend_from_slice(&rx.0.to_be_bytes());
+        message.extend_from_slice(&self.sending_on());
         message.extend_from_slice(public.as_ref());
         context.actions.push(LaneAction::Send(message.clone()));
         let repeat = Repeat::new(generation, message, now);
@@ -220,7 +232,7 @@ impl Lanes {
                 repeat.left -= 1;
                 repeat.wait = (repeat.wait * 2).min(REPEAT_SLOWEST);
                 repeat.at = now + repeat.wait;
-                context.actions.push(LaneAction::Send(repeat.message.to_vec()));
+                context.actions.push(LaneAction::Send(repeat.message.clone()));
             }
         }
         if self.renew_at.is_some_and(|at| at <= now) {
@@ -251,7 +263,7 @@ impl Lanes {
 
     /// The cipher in use for sending.
     pub(super) fn cipher(&self) -> Option<Cipher> {
-        self.cipher
+        self.tx.map(|(_, cipher)| cipher)
     }
 
     /// Exchanges that came to their end.
@@ -270,20 +282,19 @@ impl Lanes {
         let secret = Zeroizing::new(reader.take::<32>()?);
         let offerer = Capabilities(u32::from(reader.take::<1>()?[0]));
         let tx = LaneId(u32::from_be_bytes(reader.take()?));
+        let in_use = LaneId(u32::from_be_bytes(reader.take()?));
         let kem_key = reader.rest(KEM_KEY)?;
         if context.me < context.peer {
             return Err(LaneError::NotYourTurn);
         }
-        if self.finished.contains(&generation) {
-            return Err(LaneError::Stale);
+        if let Exchange::Answered(answered) = &self.exchange
+            && answered.repeat.generation == generation
+        {
+            context.actions.push(LaneAction::Send(answered.repeat.message.clone()));
+            return Ok(());
         }
-        if let Exchange::Answered(answered) = &self.exchange {
-            if answered.repeat.generation == generation {
-                context.actions.push(LaneAction::Send(answered.repeat.message.to_vec()));
-                return Ok(());
-            }
-            let abandoned = answered.repeat.generation;
-            self.finish(abandoned);
+        if generation <= self.newest {
+            return Err(LaneError::Stale);
         }
         let kem_key = EncapsulationKey::new(&ML_KEM_768, kem_key).map_err(|_| LaneError::Kem)?;
         let (ciphertext, shared) = kem_key.encapsulate().map_err(|_| LaneError::Kem)?;
@@ -295,9 +306,13 @@ impl Lanes {
         answer.push(wire_capabilities(context.capabilities));
         answer.push(wire_cipher(cipher));
         answer.extend_from_slice(&rx.0.to_be_bytes());
+        answer.extend_from_slice(&self.sending_on());
         answer.extend_from_slice(ciphertext.as_ref());
         let secrets = Secrets { offerer: &secret, answerer: &own_secret, shared: shared.as_ref() };
         let keys = derive(context, Role::Answerer, &secrets, message, &answer);
+        self.newest = generation;
+        // The offerer takes no answer to an older offer any more, so it sends on this one lane only.
+        self.retire_all_but(in_use, now);
         self.install(RxLaneKey { lane: rx, peer: context.peer, cipher, key: keys.rx }, context);
         context.actions.push(LaneAction::Send(answer.clone()));
         let tx = TxLaneKey { lane: tx, cipher, key: keys.tx };
@@ -318,11 +333,12 @@ impl Lanes {
         let answerer = Capabilities(u32::from(reader.take::<1>()?[0]));
         let cipher = parse_cipher(reader.take::<1>()?[0]).ok_or(LaneError::WrongCipher)?;
         let tx = LaneId(u32::from_be_bytes(reader.take()?));
+        let in_use = LaneId(u32::from_be_bytes(reader.take()?));
         let ciphertext = reader.rest(KEM_CIPHERTEXT)?;
         if let Exchange::Confirming(repeat) = &self.exchange
             && repeat.generation == generation
         {
-            context.actions.push(LaneAction::Send(repeat.message.to_vec()));
+            context.actions.push(LaneAction::Send(repeat.message.clone()));
             return Ok(());
         }
         let Exchange::Offered(offered) = &self.exchange else { return Err(LaneError::Stale) };
@@ -336,6 +352,7 @@ impl Lanes {
         let secrets = Secrets { offerer: &offered.secret, answerer: &secret, shared: shared.as_ref() };
         let keys = derive(context, Role::Offerer, &secrets, &offered.repeat.message, message);
         let rx = offered.rx;
+        self.retire_all_but(in_use, now);
         self.install(RxLaneKey { lane: rx, peer: context.peer, cipher, key: keys.rx }, context);
         self.switch(TxLaneKey { lane: tx, cipher, key: keys.tx }, context);
         let confirm = head(CONFIRM, generation);
@@ -352,7 +369,7 @@ impl Lanes {
         now: Instant,
     ) -> Result<(), LaneError> {
         reader.rest(0)?;
-        if self.finished.contains(&generation) {
+        if self.finished == Some(generation) {
             // The offerer did not hear that we switched.
             context.actions.push(LaneAction::Send(head(SWITCHED, generation)));
             return Ok(());
@@ -362,7 +379,7 @@ impl Lanes {
                 self.switch(answered.tx, context);
                 context.actions.push(LaneAction::Send(head(SWITCHED, generation)));
                 self.retire_all_but(answered.rx, now);
-                self.finish(generation);
+                self.finished = Some(generation);
                 self.completed += 1;
                 Ok(())
             }
@@ -393,7 +410,7 @@ impl Lanes {
         if let Some(newest) = self.rx.last().map(|rx| rx.lane) {
             self.retire_all_but(newest, now);
         }
-        self.finish(generation);
+        self.finished = Some(generation);
         self.completed += 1;
         Ok(())
     }
@@ -401,13 +418,21 @@ impl Lanes {
     fn install(&mut self, key: RxLaneKey, context: &mut LaneContext<'_>) {
         self.rx.push(Rx { lane: key.lane, retire_at: None });
         context.actions.push(LaneAction::Ready(LaneKeys::Rx(key)));
-        while self.rx.len() > MAX_RX {
-            context.actions.push(LaneAction::Retire(self.rx.remove(0).lane));
+        if self.rx.len() > MAX_RX {
+            self.retire_early(context);
+        }
+    }
+
+    /// Takes the lane that would go next. The one in use and the new one have no time to go, so they stay.
+    fn retire_early(&mut self, context: &mut LaneContext<'_>) {
+        let going = (0..self.rx.len()).filter(|at| self.rx[*at].retire_at.is_some());
+        if let Some(at) = going.min_by_key(|at| self.rx[*at].retire_at) {
+            context.actions.push(LaneAction::Retire(self.rx.remove(at).lane));
         }
     }
 
     fn switch(&mut self, key: TxLaneKey, context: &mut LaneContext<'_>) {
-        self.cipher = Some(key.cipher);
+        self.tx = Some((key.lane, key.cipher));
         context.actions.push(LaneAction::Ready(LaneKeys::Tx(key)));
     }
 
@@ -417,11 +442,9 @@ impl Lanes {
         }
     }
 
-    fn finish(&mut self, generation: u64) {
-        self.finished.push_back(generation);
-        while self.finished.len() > MAX_FINISHED {
-            self.finished.pop_front();
-        }
+    /// The lane that we send on, for the peer to know which of its own it may retire; zero is none.
+    fn sending_on(&self) -> [u8; 4] {
+        self.tx.map_or(0, |(lane, _)| lane.0).to_be_bytes()
     }
 
     fn retry(&mut self, now: Instant) {
@@ -486,8 +509,8 @@ fn derive(context: &LaneContext<'_>, role: Role, secrets: &Secrets<'_>, offer: &
     }
 }
 
-fn head(kind: u8, generation: u64) -> Vec<u8> {
-    let mut message = Vec::with_capacity(1300);
+fn head(kind: u8, generation: u64) -> Zeroizing<Vec<u8>> {
+    let mut message = Zeroizing::new(Vec::with_capacity(LONGEST));
     message.push(kind);
     message.extend_from_slice(&generation.to_be_bytes());
     message

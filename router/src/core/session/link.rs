@@ -10,7 +10,7 @@ use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::chunks::MAX_DATAGRAM;
 use super::drops::DropReason;
@@ -44,7 +44,7 @@ pub(super) enum Received {
     /// Authenticated and empty.
     Keepalive,
     /// Authenticated content.
-    Payload(Vec<u8>),
+    Payload(Zeroizing<Vec<u8>>),
     /// Nothing changed.
     Dropped(DropReason),
 }
@@ -122,7 +122,7 @@ impl Link {
                 }
             }
             TunnResult::WriteToTunnelV4(payload, _) | TunnResult::WriteToTunnelV6(payload, _) => {
-                Received::Payload(payload.to_vec())
+                Received::Payload(Zeroizing::new(payload.to_vec()))
             }
             TunnResult::Err(error) => Received::Dropped(reason(kind, &error)),
         };

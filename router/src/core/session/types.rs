@@ -159,7 +159,7 @@ pub enum DownReason {
     PeerIdle,
     /// The peer shuts down.
     PeerLeft,
-    /// The peer was started anew without a goodbye; an `Up` follows at once.
+    /// The peer was started anew without a goodbye, or gave up the session that we still held; an `Up` follows at once.
     PeerRestarted,
     /// We shut down.
     Leaving,

@@ -7,7 +7,7 @@ use gossip::PeerId;
 
 use super::{Dial, Dialing, Peer, REKEY_RETRY};
 use crate::core::hello::Hello;
-use crate::core::session::chunks::BootTag;
+use crate::core::session::chunks::boot_tag;
 use crate::core::session::common::{Common, Purpose};
 use crate::core::session::dial::{MAX_CANDIDATES, Round, RoundStep};
 use crate::core::session::link::{Link, Role};
@@ -44,9 +44,9 @@ impl Peer {
         common: &mut Common,
         now: Instant,
     ) {
-        let boot = Some(BootTag::of(&hello.boot));
-        let restarted = self.session_boot.is_some() && self.session_boot != boot;
-        self.boot = boot;
+        let boot = boot_tag(&hello.boot);
+        let restarted = self.their_tag.is_some_and(|tag| tag.boot != boot);
+        self.boot = Some(boot);
         if self.observed != Some(hello.address) {
             self.observed = Some(hello.address);
             common.emit(SessionEvent::Observed { by: self.id, our_address: hello.address });

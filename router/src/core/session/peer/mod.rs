@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use gossip::PeerId;
 
 use super::backoff::Backoff;
-use super::chunks::{BootTag, Reassembly, Stream};
+use super::chunks::{Reassembly, SessionTag, Stream};
 use super::common::Common;
 use super::dial::{MAX_CANDIDATES, Round};
 use super::drops::DropReason;
@@ -69,10 +69,12 @@ pub(super) struct Peer {
     last_address: Option<SocketAddr>,
     hint: Option<SocketAddr>,
     hint_at: Option<Instant>,
-    /// Of the last fresh HELLO reply or sealed chunk.
-    boot: Option<BootTag>,
-    /// Of the session that the rest of the router knows of.
-    session_boot: Option<BootTag>,
+    /// The peer's latest start that we know of: by a fresh HELLO reply or a sealed chunk.
+    boot: Option<[u8; 4]>,
+    /// The peer's tag of the session that the rest of the router knows of.
+    their_tag: Option<SessionTag>,
+    /// Ours of it; another one after each session that ended here.
+    session_number: u32,
     observed: Option<SocketAddr>,
     seen: VecDeque<[u8; 32]>,
     queue: VecDeque<Queued>,
@@ -141,7 +143,8 @@ impl Peer {
             hint: None,
             hint_at: None,
             boot: None,
-            session_boot: None,
+            their_tag: None,
+            session_number: common.random.u32(),
             observed: None,
             seen: VecDeque::new(),
             queue: VecDeque::new(),
@@ -216,6 +219,7 @@ impl Peer {
         self.dial = Dial::Idle;
         let Some(active) = self.active.take() else { return };
         common.drop_link(Some(active));
+        self.session_number = self.session_number.wrapping_add(1);
         self.forget_session(reason, common, now);
         match reason {
             DownReason::PeerIdle | DownReason::PeerLeft | DownReason::RemovedByPeer => {
@@ -234,7 +238,7 @@ impl Peer {
     fn forget_session(&mut self, reason: DownReason, common: &mut Common, now: Instant) {
         self.since = now;
         self.down = Some(reason);
-        self.session_boot = None;
+        self.their_tag = None;
         for lane in self.lanes.clear() {
             common.emit(SessionEvent::LaneRetired { peer: self.id, lane });
         }
@@ -245,17 +249,20 @@ impl Peer {
         common.emit(SessionEvent::Down { peer: self.id, reason });
     }
 
-    /// The active link leads to a later start of the peer than the session that the rest of the router knows: the lanes of the
-    /// old one have no receiver any more.
-    fn note_boot(&mut self, boot: Option<BootTag>, common: &mut Common, now: Instant) {
-        let Some(boot) = boot else { return };
-        self.boot = Some(boot);
-        let before = self.session_boot.replace(boot);
-        if before.is_none_or(|before| before == boot) {
-            return;
+    /// The peer seals under another tag than the session that the rest of the router knows: it was restarted, or gave that session
+    /// up. The lanes of the old one have no receiver any more.
+    fn note_tag(&mut self, tag: SessionTag, common: &mut Common, now: Instant) {
+        self.boot = Some(tag.boot);
+        let before = self.their_tag.replace(tag);
+        if before.is_some_and(|before| before != tag) {
+            self.begin_again(common, now);
+            self.their_tag = Some(tag);
         }
+    }
+
+    /// Ends the session for the rest of the router, and starts the next on the active link.
+    fn begin_again(&mut self, common: &mut Common, now: Instant) {
         self.forget_session(DownReason::PeerRestarted, common, now);
-        self.session_boot = Some(boot);
         common.drop_link(self.previous.take().map(|previous| previous.link));
         self.announce(common, now);
     }
@@ -335,7 +342,11 @@ impl Peer {
         let dial = match &self.dial {
             Dial::Idle => None,
             Dial::Probing(round) => Some((round.next, Timer::Hello)),
-            Dial::Waiting(until) => self.dials_itself().then_some((*until, Timer::Retry)),
+            Dial::Waiting(until) if self.dials_itself() && self.dialing.is_none() => {
+                let answered = self.answering.as_ref().map(|link| link.since + ANSWER_PATIENCE);
+                Some((answered.map_or(*until, |patience| patience.max(*until)), Timer::Retry))
+            }
+            Dial::Waiting(_) => None,
         };
         [
             dial,

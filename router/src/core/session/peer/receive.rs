@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::{Dial, Peer, Previous, REKEY_RETRY};
-use crate::core::session::chunks::BootTag;
+use crate::core::session::chunks::SessionTag;
 use crate::core::session::common::Common;
 use crate::core::session::drops::DropReason;
 use crate::core::session::link::{Link, Received, Role, WireKind};
@@ -126,10 +126,12 @@ impl Peer {
             Received::Keepalive => {}
             Received::Payload(payload) => {
                 self.heard(from, common, now);
-                let boot = BootTag::in_chunk(&payload);
-                if boot.is_some() && boot != self.session_boot {
-                    self.note_boot(boot, common, now);
-                    self.with_lanes(common, |lanes, context| lanes.start(context, now));
+                if let Some(tag) = SessionTag::in_chunk(&payload) {
+                    let known = self.their_tag;
+                    self.note_tag(tag, common, now);
+                    if known.is_some_and(|known| known != tag) {
+                        self.with_lanes(common, |lanes, context| lanes.start(context, now));
+                    }
                 }
                 return self.payload(&payload, common, now);
             }
@@ -167,7 +169,7 @@ impl Peer {
             self.follow(now);
         }
         match payload {
-            Some(payload) if BootTag::in_chunk(&payload) == self.session_boot => {
+            Some(payload) if SessionTag::in_chunk(&payload) == self.their_tag => {
                 self.payload(&payload, common, now)
             }
             Some(_) | None => Ok(()),
@@ -194,7 +196,8 @@ impl Peer {
             // boringtun's keepalive is not sent: the ping of `promote` proves as much and carries the boot tag.
             Received::Established(_) => {
                 let Some(dialing) = self.dialing.take() else { return Ok(()) };
-                self.promote(dialing.link, from, self.boot, common, now);
+                self.promote(dialing.link, from, common, now);
+                self.greet(common, now);
                 Ok(())
             }
             Received::Cookie => Ok(()),
@@ -221,19 +224,16 @@ impl Peer {
             }
         };
         let Some(link) = self.answering.take() else { return Ok(()) };
-        self.promote(link, from, BootTag::in_chunk(&payload), common, now);
+        self.promote(link, from, common, now);
+        if let Some(tag) = SessionTag::in_chunk(&payload) {
+            self.note_tag(tag, common, now);
+        }
+        self.greet(common, now);
         self.payload(&payload, common, now)
     }
 
     /// The link has proven itself: it is the session from now on.
-    pub(super) fn promote(
-        &mut self,
-        mut link: Link,
-        from: SocketAddr,
-        boot: Option<BootTag>,
-        common: &mut Common,
-        now: Instant,
-    ) {
+    pub(super) fn promote(&mut self, mut link: Link, from: SocketAddr, common: &mut Common, now: Instant) {
         link.address = from;
         link.since = now;
         let patience = if common.me < self.id { Duration::ZERO } else { REKEY_PATIENCE };
@@ -250,13 +250,20 @@ impl Peer {
         match moved {
             None => {
                 self.down = None;
-                self.session_boot = None;
+                self.their_tag = None;
                 self.announce(common, now);
             }
             Some(true) => common.emit(SessionEvent::AddressChanged { peer: self.id, address: from }),
             Some(false) => {}
         }
-        self.note_boot(boot, common, now);
+        // A fresh HELLO reply has told of a restart, before the peer's first sealed word does.
+        if self.their_tag.is_some_and(|tag| self.boot != Some(tag.boot)) {
+            self.begin_again(common, now);
+        }
+    }
+
+    /// The first words on a new link: a ping, which proves it to the peer, the lane offer, and what has waited.
+    fn greet(&mut self, common: &mut Common, now: Instant) {
         self.ping(common, now);
         self.with_lanes(common, |lanes, context| lanes.start(context, now));
         for queued in std::mem::take(&mut self.queue) {

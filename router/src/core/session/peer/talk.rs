@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::Peer;
-use crate::core::session::chunks::{Stream, split};
+use crate::core::session::chunks::{SessionTag, Stream, boot_tag, split};
 use crate::core::session::common::Common;
 use crate::core::session::control;
 use crate::core::session::drops::DropReason;
@@ -37,7 +37,8 @@ impl Peer {
     pub(in crate::core::session) fn transmit(&mut self, stream: Stream, message: &[u8], common: &mut Common) {
         let Some(active) = &mut self.active else { return };
         self.message_id = self.message_id.wrapping_add(1);
-        let Some(chunks) = split(stream, self.message_id, common.boot_tag, message) else {
+        let tag = SessionTag { boot: boot_tag(&common.boot), session: self.session_number };
+        let Some(chunks) = split(stream, self.message_id, tag, message) else {
             common.drops.count(DropReason::MessageTooLong);
             return;
         };

@@ -190,6 +190,44 @@ fn old_hellos_of_ours_do_not_make_a_clone() {
     assert!(world.nodes[0].sessions.dropped(DropReason::HelloFromClone) >= 1);
 }
 
+#[test]
+fn another_version_is_refused_with_ours() {
+    let mut world = World::new(8, FAIR);
+    world.add(member(1));
+    world.add(member(2));
+    let address = world.address(1);
+    world.cut.insert((0, 1));
+    world.with(0, |sessions, now| sessions.connect_address(address, now));
+    let hello = world.record[0].clone();
+    let mut later = hello.clone();
+    later.bytes[1] = 9;
+    world.deliver(&later);
+    let reject = world.record.last().expect("an answer").clone();
+    let parsed = Reject::parse(&reject.bytes).expect("a reject");
+    assert_eq!((parsed.reason, parsed.oldest, parsed.newest), (RejectReason::Version, 1, 1));
+    world.deliver(&reject);
+    world.run(Duration::from_secs(4));
+    let row = world.nodes[0].sessions.connections().next().expect("a row");
+    let text = format!("refused by {address}: no version in common: it speaks 1 to 1, this router 1");
+    assert_eq!(row.reason, Some(text));
+}
+
+#[test]
+fn a_forged_initiation_leaves_nothing_behind() {
+    let mut world = connected(12);
+    // Made by another router of the fabric that claims the key of node 0: the timestamp inside does not open.
+    let mut foreign = World::new(13, FAIR);
+    foreign.add(member(1));
+    foreign.add(super::world::Spec { secret: 9, ..member(2) });
+    let init = world.record.iter().find(|sent| sent.bytes[0] == 1).expect("an initiation").clone();
+    let mut bytes = init.bytes.clone();
+    bytes[90] ^= 1;
+    let to = init.to;
+    let before = dropped(&world);
+    world.deliver(&Sent { bytes, to, ..init });
+    assert_eq!(dropped(&world), before + 1);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
 

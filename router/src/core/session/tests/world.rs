@@ -32,11 +32,11 @@ impl Seeded {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 
-    fn fill(&mut self, buffer: &mut [u8]) {
+    pub(super) fn fill(&mut self, buffer: &mut [u8]) {
         for chunk in buffer.chunks_mut(8) {
             chunk.copy_from_slice(&self.next().to_le_bytes()[..chunk.len()]);
         }
@@ -53,6 +53,9 @@ pub(super) struct Weather {
     /// Milliseconds, from and to: the difference reorders.
     pub(super) delay: (u64, u64),
 }
+
+/// As long as a session lives in silence: the word may be lost, or its direction cut.
+const GRACE: Duration = Duration::from_secs(16);
 
 pub(super) const FAIR: Weather = Weather { loss: 0, duplicates: 0, delay: (5, 5) };
 pub(super) const FOUL: Weather = Weather { loss: 20, duplicates: 10, delay: (1, 80) };
@@ -75,6 +78,8 @@ pub(super) struct Node {
     /// Who is up, and the how manieth start of it that is.
     pub(super) up: BTreeMap<PeerId, usize>,
     starts: usize,
+    /// When a session with this peer was given up, then when the next one began.
+    given_up: BTreeMap<PeerId, Instant>,
     pub(super) messages: Vec<(PeerId, Channel, Vec<u8>)>,
     pub(super) downs: Vec<DownReason>,
     pub(super) events: Vec<SessionEvent>,
@@ -118,6 +123,8 @@ pub(super) struct World {
     pub(super) record: Vec<Sent>,
     /// Pairs that cannot reach each other.
     pub(super) cut: BTreeSet<(usize, usize)>,
+    /// From the first to the second nothing arrives.
+    pub(super) deaf: BTreeSet<(usize, usize)>,
 }
 
 impl World {
@@ -133,6 +140,7 @@ impl World {
             spins: (None, 0),
             record: Vec::new(),
             cut: BTreeSet::new(),
+            deaf: BTreeSet::new(),
         }
     }
 
@@ -149,6 +157,7 @@ impl World {
             tx: BTreeMap::new(),
             up: BTreeMap::new(),
             starts: 0,
+            given_up: BTreeMap::new(),
             messages: Vec::new(),
             downs: Vec::new(),
             events: Vec::new(),
@@ -278,7 +287,9 @@ impl World {
         self.record.push(sent.clone());
         let ends = [sent.from, sent.to].map(|a| self.nodes.iter().position(|node| node.address == a));
         if let [Some(from), Some(to)] = ends
-            && (self.cut.contains(&(from, to)) || self.cut.contains(&(to, from)))
+            && (self.cut.contains(&(from, to))
+                || self.cut.contains(&(to, from))
+                || self.deaf.contains(&(from, to)))
         {
             return;
         }
@@ -296,16 +307,19 @@ impl World {
 
     fn take(&mut self, node: usize, event: SessionEvent) {
         let starts: BTreeMap<PeerId, usize> = self.nodes.iter().map(|n| (n.id(), n.starts)).collect();
+        let now = self.now;
         let node = &mut self.nodes[node];
         match event.clone() {
             SessionEvent::Up { peer, .. } => {
                 assert!(node.up.insert(peer, starts[&peer]).is_none(), "up twice");
+                node.given_up.entry(peer).and_modify(|at| *at = now);
             }
             SessionEvent::Down { peer, reason } => {
                 assert!(node.up.remove(&peer).is_some(), "down without up");
                 node.tx.remove(&peer);
                 assert!(node.rx.values().all(|key| key.peer != peer), "a lane outlives its session");
                 node.downs.push(reason);
+                node.given_up.insert(peer, now);
             }
             SessionEvent::Message { peer, channel, bytes } => node.messages.push((peer, channel, bytes)),
             SessionEvent::LaneReady { lane: LaneKeys::Rx(key), .. } => {
@@ -326,11 +340,20 @@ impl World {
         node.events.push(event);
     }
 
+    /// A side that has given a session up is known to have done so by its first word on the next one: until that has come, the other's lane is in vain.
+    fn may_disagree(&self, a: usize, b: usize) -> bool {
+        let recently = |me: usize, other: usize| {
+            let at = self.nodes[me].given_up.get(&self.id(other));
+            at.is_some_and(|at| self.now < *at + GRACE)
+        };
+        recently(a, b) || recently(b, a)
+    }
+
     /// Wherever both sides have a session, what one seals the other opens.
     fn check_lanes(&self) {
         for (a, from) in self.nodes.iter().enumerate() {
             for (b, to) in self.nodes.iter().enumerate() {
-                if a == b || !self.is_up(a, b) {
+                if a == b || !self.is_up(a, b) || self.may_disagree(a, b) {
                     continue;
                 }
                 let Some(tx) = from.tx.get(&to.id()) else { continue };
