@@ -81,8 +81,8 @@ pub struct Version {
     pub wire: u32,
 }
 
-/// `POST /up`: create a fabric on this router. The same request again is a no-op.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// `POST /up`: create a fabric on this router. The same request again is a no-op. No `Debug`: it may hold a password.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpRequest {
     /// Range to allocate from, 10.32.0.0/12 unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -92,8 +92,8 @@ pub struct UpRequest {
     pub password: Option<String>,
 }
 
-/// `POST /join`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// `POST /join`. No `Debug`: it holds the fabric's secret.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinRequest {
     /// `weave1.…`
     pub token: String,

@@ -52,7 +52,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         .await
         .map_err(|error| anyhow::anyhow!("cannot resume in the fabric: {}", error.message))?;
     let attacher = Attacher::new(hub.clone(), kernel.clone(), config.bridge.clone());
-    tokio::spawn(reconcile::run(kernel, hub.clone(), config.bridge.clone()));
+    tokio::spawn(reconcile::run(kernel, Arc::clone(&attacher)));
     if let Some(address) = config.metrics {
         let hub = hub.clone();
         tokio::spawn(async move {

@@ -17,7 +17,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::engine::call::{Call, Ground, Hub, Lease, LeaseRequest, Rest, refusal, refusal_with};
 use super::kernel::{
-    AttachSpec, Exposure as KernelExposure, FirewallSpec, Kernel, KernelError, Netns, PORT_PREFIX,
+    AttachSpec, Attached, BridgeSpec, Exposure as KernelExposure, FirewallSpec, Kernel, KernelError, Netns,
+    Outcome, PORT_PREFIX,
 };
 use super::state::dir::Kept;
 use crate::core::mac::Mac;
@@ -167,7 +168,10 @@ impl Attacher {
 
     async fn wire(&self, mut kept: Kept, netns: Netns, ground: &Ground) -> Result<Attachment, ApiError> {
         let spec = spec_of(&kept.attachment, netns, ground)?;
-        let attached = self.kernel.attach(spec).await.map_err(kernel_refusal)?;
+        let attached = self.attach_interface(spec).await.map_err(kernel_refusal)?;
+        for warning in &attached.warnings {
+            tracing::warn!(container = %kept.attachment.container, warning = warning.0, "attached with a setting missing");
+        }
         kept.attachment.host_mac = Mac(attached.host_mac).to_string();
         let attachment = kept.attachment.clone();
         let recorded = self.hub.ask(|reply| Call::Attached(Box::new(kept), reply)).await;
@@ -177,6 +181,17 @@ impl Attacher {
             return Err(error);
         }
         Ok(attachment)
+    }
+
+    /// An attach that was cut short may have left the host's end, whose name is the container's: nobody records it, so it goes.
+    async fn attach_interface(&self, spec: AttachSpec) -> Result<Attached, KernelError> {
+        match self.kernel.attach(spec.clone()).await {
+            Err(KernelError::NameTaken { name, .. }) if name == spec.host_ifname => {
+                self.kernel.detach(&name).await?;
+                self.kernel.attach(spec).await
+            }
+            other => other,
+        }
     }
 
     fn attached_before(&self, request: AttachRequest, existing: Attachment) -> Result<Attachment, ApiError> {
@@ -268,6 +283,60 @@ impl Attacher {
         Ok(((lease.v4, lease.v6), exposure))
     }
 
+    /// Puts right what others changed in the kernel. Under the same lock as expose and hide, so that it never undoes either.
+    pub async fn reconcile(&self) -> Result<(), KernelError> {
+        let lock = self.lock(EXPOSE_HOLDER);
+        let _held = lock.lock().await;
+        let Ok(ground) = self.hub.ask(Call::Ground).await else { return Ok(()) };
+        let Ok(attachments) = self.hub.ask(Call::Attachments).await else { return Ok(()) };
+        let kernel = &self.kernel;
+        let (mtu, gso_max_size) = (ground.mtu, ground.gso_max_size);
+        let bridge = BridgeSpec { mtu, mac: ground.bridge_mac.0, gso_max_size };
+        note("bridge", kernel.ensure_bridge(bridge).await?.outcome);
+        note("TAP port", kernel.ensure_tap_port(&ground.tap, mtu, super::engine::TAP_QUEUE_LENGTH).await?);
+        let ports = attachments.iter().map(|attachment| attachment.host_ifname.clone()).collect();
+        let ports = kernel.ensure_ports(ports).await?;
+        for port in &ports.restored {
+            tracing::info!(port, "port was off the bridge and is back");
+        }
+        for gone in attachments.iter().filter(|attachment| ports.missing.contains(&attachment.host_ifname)) {
+            self.forget_gone(gone).await?;
+        }
+        if ground.exposed.is_some() {
+            note("host address", kernel.set_host_address(ground.exposed).await?.0);
+        }
+        let masquerade = ground.exposed.map(|_| (ground.range, ground.range6));
+        let exposure = if masquerade.is_some() { KernelExposure::Exposed } else { KernelExposure::Hidden };
+        let spec = FirewallSpec { bridge: self.bridge.clone(), masquerade };
+        note("own nftables table", kernel.ensure_firewall(spec).await?);
+        note("rules that let the bridge forward", kernel.ensure_forward_accept(exposure).await?);
+        Ok(())
+    }
+
+    /// The container ended without a detach: both ends of its veth pair are gone, so nobody uses its address.
+    async fn forget_gone(&self, attachment: &Attachment) -> Result<(), KernelError> {
+        let holder = holder(&attachment.container, &attachment.ifname);
+        let lock = self.lock(&holder);
+        let _held = lock.lock().await;
+        // It may have been detached, or attached anew, since it was listed.
+        let Ok(Some(kept)) = self.find(&attachment.container, &attachment.ifname).await else {
+            return Ok(());
+        };
+        let ports = self.kernel.list_ports().await?;
+        if kept.attachment != *attachment || ports.iter().any(|port| port.ifname == attachment.host_ifname) {
+            return Ok(());
+        }
+        tracing::info!(container = %attachment.container, address = %attachment.address, "container is gone, address released");
+        let done = async {
+            self.hub.ask(|reply| Call::Detached(Box::new(attachment.clone()), reply)).await?;
+            self.hub.ask(|reply| Call::Release(holder, Rest::Used, reply)).await
+        };
+        if let Err(error) = done.await {
+            tracing::warn!(error = error.message, "cannot release it; the next look tries again");
+        }
+        Ok(())
+    }
+
     async fn give_host_address(&self, lease: &Lease) -> Result<(), ApiError> {
         let ground = self.hub.ask(Call::Ground).await?;
         self.kernel.set_host_address(Some((lease.v4, lease.v6))).await.map_err(kernel_refusal)?;
@@ -345,6 +414,13 @@ async fn to_the_end<T: Send + 'static>(
     }
 }
 
+fn note(what: &str, outcome: Outcome) {
+    match outcome {
+        Outcome::AsWanted => {}
+        Outcome::Adjusted | Outcome::Created => tracing::info!(what, "was changed by others and put right"),
+    }
+}
+
 fn check_names(container: &str, ifname: &str) -> Result<(), ApiError> {
     let id_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     let id_ok = container.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -405,7 +481,7 @@ fn plan(
         mac: mac.to_string(),
         host_mac: String::new(),
         bridge: bridge.to_owned(),
-        bridge_mac: ground.bridge_mac.clone(),
+        bridge_mac: ground.bridge_mac.to_string(),
         address: lease.v4,
         address6: lease.v6,
         gateway: gateway.map(|(v4, _)| v4.addr()),

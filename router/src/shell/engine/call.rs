@@ -12,6 +12,7 @@ use control::api::{
 use ipnet::{Ipv4Net, Ipv6Net};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::core::mac::Mac;
 use crate::shell::state::dir::Kept;
 
 /// Calls that wait for the engine; more are refused at once, since a queue would only hide the overload.
@@ -23,7 +24,6 @@ pub const CALL_DEADLINE: Duration = Duration::from_secs(12);
 pub type Reply<T> = oneshot::Sender<Result<T, ApiError>>;
 
 /// One request to the engine.
-#[derive(Debug)]
 pub enum Call {
     /// Create a fabric.
     Up(api::UpRequest, Reply<FabricInfo>),
@@ -116,7 +116,11 @@ pub struct Ground {
     /// Largest super-frame that fits one underlay send.
     pub gso_max_size: u32,
     /// The bridge's MAC address.
-    pub bridge_mac: String,
+    pub bridge_mac: Mac,
+    /// The host's own addresses, while it has them.
+    pub exposed: Option<(Ipv4Net, Ipv6Net)>,
+    /// The TAP device.
+    pub tap: String,
 }
 
 /// Handle of the engine.

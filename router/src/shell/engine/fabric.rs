@@ -26,7 +26,7 @@ use crate::shell::{random, targets};
 const DEFAULT_RANGE: &str = "10.32.0.0/12";
 /// Frames that wait between the bridge and this router. The queue counts frames of up to 64 KiB, so a long one is a standing queue
 /// of many milliseconds; a short one loses bursts of small frames.
-const TAP_QUEUE_LENGTH: u32 = 128;
+pub const TAP_QUEUE_LENGTH: u32 = 128;
 /// How long an address that is in use without a lease is claimed from whoever owns it now.
 const READOPT_DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
 /// Smallest range: four addresses, of which two can be handed out.

@@ -9,7 +9,7 @@ mod persist;
 mod serve;
 mod view;
 
-pub use fabric::{identity_file, read_identity};
+pub use fabric::{TAP_QUEUE_LENGTH, identity_file, read_identity};
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use control::api::{ApiError, Attachment, ErrorCode, PingAnswer, RmpeerAnswer, Target};
 use gossip::PeerId;
 use ipam::{Owner, Want};
+use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::call::{Call, Ground, Lease, LeaseRequest, Reply, Rest, refusal, refusal_with};
 use super::{Engine, fabric, view};
@@ -166,7 +167,16 @@ impl Engine {
             range6: running.node.range6(),
             mtu: running.mtu,
             gso_max_size: running.gso_max_size,
-            bridge_mac: Mac::of_host(running.node.me()).to_string(),
+            bridge_mac: Mac::of_host(running.node.me()),
+            exposed: self.exposed.map(|v4| {
+                let range6 = running.node.range6();
+                let v6 = running.node.embed(v4);
+                (
+                    Ipv4Net::new_assert(v4, running.file.range.prefix_len()),
+                    Ipv6Net::new_assert(v6, range6.prefix_len()),
+                )
+            }),
+            tap: self.config.tap_name(),
         })
     }
 
