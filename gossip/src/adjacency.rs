@@ -70,8 +70,8 @@ impl Adjacency {
         let mut graph: BTreeMap<PeerId, BTreeSet<PeerId>> = BTreeMap::new();
         let mut settled = Vec::new();
         for member in alive {
-            let Some(neighbours) = neighbours_of(store, member.id) else { continue };
-            graph.insert(member.id, neighbours);
+            // Somebody who was met, and of whom not even this has come, is cut off as well.
+            graph.insert(member.id, neighbours_of(store, member.id).unwrap_or_default());
             if now >= member.since + GRAPH_AGE {
                 settled.push(member.id);
             }

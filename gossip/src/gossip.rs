@@ -413,10 +413,8 @@ impl<K: Keys> Gossip<K> {
     fn handle_prune(&mut self, from: PeerId, now: Instant) {
         let actions = self.mesh.handle_prune(from, now);
         self.perform(actions, now);
-        if self.mesh.degree() == 0 {
-            // Turned away by the only one we know: what it knows shows whom to ask instead.
-            self.send(from, &Message::Digest { root: self.store.root() });
-        }
+        // What it knows shows whom to ask instead; it may be the only way to the rest of the fabric.
+        self.send(from, &Message::Digest { root: self.store.root() });
     }
 
     /// A peer showed that it lives. Whoever is thought otherwise is told, so that it contradicts.

@@ -15,6 +15,10 @@ use crate::rng::Rng;
 /// How long a peer that did not come up, or turned us away, is passed over while there are others.
 const AVOID: Duration = Duration::from_secs(30);
 
+/// How long the session to a peer that turned us away is kept: long enough to compare all that both know, as it may be
+/// the only one that knows of anybody else.
+const LINGER: Duration = Duration::from_secs(5);
+
 /// How often the graph of all published adjacencies is searched for peers that are cut off: it costs a walk over everybody.
 const BRIDGE_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -70,6 +74,8 @@ pub struct Mesh {
     neighbours: BTreeMap<PeerId, u8>,
     /// Wanted, not up yet, and when patience ends.
     dialling: BTreeMap<PeerId, Instant>,
+    /// No neighbours, and when their sessions are given up.
+    lingering: BTreeMap<PeerId, Instant>,
     avoided: BTreeMap<PeerId, Instant>,
     next_look: Instant,
     next_reconnect: Instant,
@@ -87,6 +93,7 @@ impl Mesh {
         Mesh {
             neighbours: BTreeMap::new(),
             dialling: BTreeMap::new(),
+            lingering: BTreeMap::new(),
             avoided: BTreeMap::new(),
             next_look: now,
             next_reconnect: now + config.reconnect_interval,
@@ -116,7 +123,7 @@ impl Mesh {
 
     /// Whether a session to `peer` was asked for and not given up.
     pub fn wants(&self, peer: PeerId) -> bool {
-        self.is_neighbour(peer) || self.dialling.contains_key(&peer)
+        self.is_neighbour(peer) || self.dialling.contains_key(&peer) || self.lingering.contains_key(&peer)
     }
 
     /// A link came up.
@@ -124,7 +131,7 @@ impl Mesh {
         if self.is_neighbour(peer) {
             return vec![Action::Adopt(peer)];
         }
-        if self.wants(peer) || self.neighbours.len() < self.target {
+        if self.dialling.contains_key(&peer) || self.neighbours.len() < self.target {
             return self.adopt(peer);
         }
         Vec::new()
@@ -147,7 +154,7 @@ impl Mesh {
             return Vec::new();
         }
         let limit = if degree < NEEDY_BELOW { self.max + NEEDY_EXTRA } else { self.max };
-        if !self.wants(peer) && self.neighbours.len() >= limit {
+        if !self.dialling.contains_key(&peer) && self.neighbours.len() >= limit {
             return vec![Action::Prune(peer)];
         }
         let actions = self.adopt(peer);
@@ -168,12 +175,9 @@ impl Mesh {
             return Vec::new();
         }
         self.avoid(peer, now);
-        if self.neighbours.keys().any(|other| *other != peer) {
-            return self.let_go(peer, now);
-        }
-        // It is all that we have: the link stays for a while, so that we can learn from it whom to ask instead.
         self.neighbours.remove(&peer);
-        self.dialling.insert(peer, now + self.patience);
+        self.dialling.remove(&peer);
+        self.lingering.insert(peer, now + LINGER);
         self.look_soon(now);
         vec![Action::Unwatch(peer)]
     }
@@ -207,6 +211,7 @@ impl Mesh {
         self.next_look = now + rng.jitter(self.look_interval);
         self.avoided.retain(|_, until| *until > now);
         let mut actions = self.shed(rng);
+        actions.extend(self.end_lingering(now));
         if self.is_settled(now) {
             return actions;
         }
@@ -229,6 +234,11 @@ impl Mesh {
         let Some(&peer) = rng.choose(&can) else { return Vec::new() };
         self.neighbours.remove(&peer);
         vec![Action::Prune(peer), Action::Drop(peer)]
+    }
+
+    fn end_lingering(&mut self, now: Instant) -> Vec<Action> {
+        let late = self.lingering.extract_if(.., |_, until| *until <= now);
+        late.map(|(peer, _)| Action::Drop(peer)).collect()
     }
 
     /// Stops to wait for links that do not come up, while there are other peers to try.
@@ -293,6 +303,7 @@ impl Mesh {
     fn adopt(&mut self, peer: PeerId) -> Vec<Action> {
         let wanted = self.wants(peer);
         self.dialling.remove(&peer);
+        self.lingering.remove(&peer);
         // Until it says otherwise it has nobody but us.
         self.neighbours.insert(peer, 1);
         if wanted { vec![Action::Adopt(peer)] } else { vec![Action::Want(peer), Action::Adopt(peer)] }
@@ -302,6 +313,7 @@ impl Mesh {
         let had = self.wants(peer);
         self.neighbours.remove(&peer);
         self.dialling.remove(&peer);
+        self.lingering.remove(&peer);
         self.look_soon(now);
         if had { vec![Action::Drop(peer)] } else { Vec::new() }
     }
@@ -389,6 +401,16 @@ mod tests {
         let later = later + Config::default().dial_patience;
         let actions = look(&mut mesh, &mut rng, later, view(9));
         assert!(actions.contains(&Action::Drop(id(1))) && !actions.contains(&Action::Want(id(1))));
+    }
+
+    #[test]
+    fn a_session_outlives_being_turned_away_for_a_while() {
+        let (mut mesh, mut rng, now) = start();
+        (0..6).for_each(|n| drop(mesh.handle_claim(id(n), 5)));
+        assert_eq!(mesh.handle_prune(id(3), now), [Action::Unwatch(id(3))]);
+        assert_eq!(look(&mut mesh, &mut rng, now, View::default()), []);
+        assert_eq!(look(&mut mesh, &mut rng, now + LINGER, View::default()), [Action::Drop(id(3))]);
+        assert!(!mesh.wants(id(3)));
     }
 
     #[test]

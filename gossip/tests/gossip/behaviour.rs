@@ -262,3 +262,12 @@ fn two_that_cannot_reach_each_other_still_know_each_other() {
     assert!(sim.agreed() && sim.converged(), "{}", sim.describe());
     assert_eq!(sim.deaths(), 0);
 }
+
+#[test]
+fn nobody_is_left_on_an_island() {
+    // Each dozen joins through a peer of its own, which is turned away by those that are full before it has learnt of anybody.
+    let mut sim = Sim::empty(8);
+    (0..60).for_each(|n| sim.boot(n));
+    (1..60).for_each(|n| sim.dial(n, n / 12));
+    sim.run_until(40 * SECOND, "one fabric", |sim| sim.agreed() && sim.converged() && sim.connected());
+}

@@ -57,11 +57,12 @@ pub(crate) fn peer_record(n: u16) -> Vec<u8> {
 
 /// Signs as the peer with `secret`.
 pub(crate) fn sign(secret: u64, message: &[u8]) -> [u8; 64] {
+    let words =
+        message.chunks(8).map(|chunk| chunk.iter().fold(1, |word, byte| word << 8 ^ u64::from(*byte)));
+    let hash = words.fold(mix(secret), |hash, word| mix(hash ^ word));
     let mut signature = [0; 64];
     for (lane, part) in signature.chunks_mut(8).enumerate() {
-        let start = mix(secret ^ lane as u64);
-        let hash = message.iter().fold(start, |hash, byte| mix(hash ^ u64::from(*byte)));
-        part.copy_from_slice(&hash.to_be_bytes());
+        part.copy_from_slice(&mix(hash ^ lane as u64).to_be_bytes());
     }
     signature
 }
