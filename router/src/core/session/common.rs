@@ -9,7 +9,7 @@ use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::x25519::{PublicKey, StaticSecret};
 use gossip::PeerId;
 
-use super::drops::Drops;
+use super::drops::{DropReason, Drops};
 use super::lanes::LaneIds;
 use super::link::{Link, LinkKeys, Role};
 use super::random::{Random, RandomSource};
@@ -114,6 +114,7 @@ impl Common {
     pub(super) fn probe(&mut self, to: SocketAddr, purpose: Purpose, now: Instant) {
         self.expire_probes(now);
         if self.probes.len() >= MAX_PROBES {
+            self.drops.count(DropReason::ProbeTableFull);
             return;
         }
         let hello = self.hello(HelloKind::Request, to, [0; 16], now);

@@ -105,6 +105,12 @@ drop_reasons! {
     MessageUnknownPeer => "message for an unknown peer",
     /// A message longer than the control channel takes; a fault of ours.
     MessageTooLong => "message too long",
+    /// A dial of an address beyond those that are kept.
+    TargetTableFull => "target table full",
+    /// A HELLO that was not sent, since too many wait for an answer; its round goes on.
+    ProbeTableFull => "too many hellos wait for an answer",
+    /// A want for a peer that is not described, beyond those that are kept.
+    WantTableFull => "too many wants for unknown peers",
     /// The table of peers is full.
     PeerTableFull => "peer table full",
     /// This router found itself to be the newer of two clones and has stopped.

@@ -220,7 +220,7 @@ impl Sessions {
         if let Packet::HandshakeInit(init) = &packet {
             let half = parse_handshake_anon(&self.common.secret, &self.common.static_public, init)
                 .map_err(|_| DropReason::HandshakeInvalid)?;
-            if self.removed_keys.contains(&half.peer_static_public) {
+            if self.removed_keys.contains_key(&half.peer_static_public) {
                 return Err(DropReason::HandshakeRemoved);
             }
             let id = self.by_key.get(&half.peer_static_public).copied();

@@ -51,7 +51,7 @@ pub struct Sessions {
     targets: BTreeMap<SocketAddr, Target>,
     removed: BTreeSet<PeerId>,
     /// The session keys of removed peers, as far as they were known: to name them when they dial.
-    removed_keys: BTreeSet<[u8; 32]>,
+    removed_keys: BTreeMap<[u8; 32], PeerId>,
     /// Wants for peers whose keys have not come yet.
     early_wants: BTreeMap<PeerId, BTreeSet<Want>>,
     /// Each peer's next wake-up, as it stands in its `wake`.
@@ -88,7 +88,7 @@ impl Sessions {
             by_key: BTreeMap::new(),
             targets: BTreeMap::new(),
             removed: BTreeSet::new(),
-            removed_keys: BTreeSet::new(),
+            removed_keys: BTreeMap::new(),
             early_wants: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             hellos: Bucket::new(HELLOS_PER_SECOND, HELLOS_PER_SECOND * BURST_SECONDS, now),
@@ -103,6 +103,7 @@ impl Sessions {
     /// Dials an address, whoever is there, until it is forgotten. Again for a waiting one: dials now.
     pub fn connect_address(&mut self, address: SocketAddr, now: Instant) {
         if self.targets.len() >= MAX_TARGETS && !self.targets.contains_key(&address) {
+            self.common.drops.count(DropReason::TargetTableFull);
             return;
         }
         if self.is_quarantined() {
@@ -155,7 +156,7 @@ impl Sessions {
     pub fn refuse_peer(&mut self, peer: PeerId, now: Instant) {
         if peer != self.common.me {
             self.removed.insert(peer);
-            self.removed_keys.extend(self.peers.get(&peer).map(|known| known.public.x25519));
+            self.removed_keys.extend(self.peers.get(&peer).map(|known| (known.public.x25519, peer)));
             self.take_out(peer, DownReason::Removed, now);
         }
     }
@@ -163,8 +164,7 @@ impl Sessions {
     /// Takes a refusal back.
     pub fn accept_peer(&mut self, peer: PeerId) {
         self.removed.remove(&peer);
-        // Without the peer's keys at hand, forget all: they only name the reason.
-        self.removed_keys.clear();
+        self.removed_keys.retain(|_, owner| *owner != peer);
     }
 
     /// Makes a session with the peer and keeps it. The same want twice is one want.
@@ -172,7 +172,9 @@ impl Sessions {
     /// A want for a peer that nobody has described yet waits for `set_peer`.
     pub fn want(&mut self, peer: PeerId, why: Want, now: Instant) {
         if !self.peers.contains_key(&peer) {
-            if self.early_wants.len() < MAX_EARLY_WANTS && peer != self.common.me {
+            if self.early_wants.len() >= MAX_EARLY_WANTS {
+                self.common.drops.count(DropReason::WantTableFull);
+            } else if peer != self.common.me {
                 self.early_wants.entry(peer).or_default().insert(why);
             }
             return;
@@ -186,6 +188,9 @@ impl Sessions {
     pub fn unwant(&mut self, peer: PeerId, why: Want, now: Instant) {
         if let Some(early) = self.early_wants.get_mut(&peer) {
             early.remove(&why);
+            if early.is_empty() {
+                self.early_wants.remove(&peer);
+            }
         }
         self.with_peer(peer, now, |peer, _| {
             peer.wants.remove(&why);

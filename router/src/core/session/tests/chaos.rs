@@ -1,5 +1,5 @@
-//! Everything at once: restarts, cuts in one and in both directions, moves, wants that come and go, on a bad network. Then the weather clears, and
-//! everybody must find everybody.
+//! Everything at once: restarts, cuts in one and in both directions, moves, wants that come and go, on a bad network. Then the
+//! weather clears, and everybody must find everybody.
 
 use std::time::Duration;
 

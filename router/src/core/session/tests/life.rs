@@ -371,3 +371,51 @@ fn a_removed_peer_is_refused_with_the_reason() {
     world.run_until(2 * MINUTE, |w| w.is_up(0, 1));
     assert!(world.is_up(0, 1));
 }
+
+#[test]
+fn a_want_before_the_description_is_kept() {
+    let mut world = World::new(2, FAIR);
+    world.add(member(1));
+    world.add(member(2));
+    let second = world.id(1);
+    world.with(0, |sessions, now| sessions.want(second, Want::Gossip, now));
+    world.with(0, |sessions, now| sessions.send(second, Channel::Ipam, vec![1], now));
+    assert_eq!(world.nodes[0].sessions.dropped(DropReason::MessageUnknownPeer), 1);
+    world.introduce(0, 1);
+    world.run(seconds(1));
+    assert!(world.is_up(0, 1));
+}
+
+#[test]
+fn a_session_that_only_one_side_gave_up_is_made_anew() {
+    for silenced in [(0, 1), (1, 0)] {
+        let mut world = wanted_pair(4, FAIR);
+        let first = world.id(0);
+        world.with(1, |sessions, now| sessions.want(first, Want::Gossip, now));
+        world.run(seconds(10));
+        world.deaf.insert(silenced);
+        world.run_until(MINUTE, |w| w.nodes.iter().any(|node| !node.downs.is_empty()));
+        world.deaf.clear();
+        world.run_until(MINUTE, |w| w.is_up(0, 1) && w.has_lanes(0, 1));
+        world.run(MINUTE);
+        for (a, b) in [(0, 1), (1, 0)] {
+            let tx = &world.nodes[a].tx[&world.id(b)];
+            assert!(carries(tx, &world.nodes[b].rx[&tx.lane]));
+        }
+    }
+}
+
+#[test]
+fn only_listed_drops_happen_in_a_healthy_fabric() {
+    for seed in 0..4 {
+        let mut world = wanted_pair(seed, FAIR);
+        let first = world.id(0);
+        world.with(1, |sessions, now| sessions.want(first, Want::Gossip, now));
+        world.run(15 * MINUTE);
+        for node in &world.nodes {
+            let counted: Vec<_> = node.sessions.drops().filter(|(_, count)| *count > 0).collect();
+            let healthy = [DropReason::HandshakeCrossed, DropReason::ReplyUnasked, DropReason::LaneStale];
+            assert!(counted.iter().all(|(reason, _)| healthy.contains(reason)), "{counted:?}");
+        }
+    }
+}

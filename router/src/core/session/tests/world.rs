@@ -340,7 +340,8 @@ impl World {
         node.events.push(event);
     }
 
-    /// A side that has given a session up is known to have done so by its first word on the next one: until that has come, the other's lane is in vain.
+    /// A side that has given a session up is known to have done so by its first word on the next one: until that has come, the
+    /// other's lane is in vain.
     fn may_disagree(&self, a: usize, b: usize) -> bool {
         let recently = |me: usize, other: usize| {
             let at = self.nodes[me].given_up.get(&self.id(other));
