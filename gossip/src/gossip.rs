@@ -444,6 +444,8 @@ impl<K: Keys> Gossip<K> {
                 Scope::Peers => Vec::new(),
                 Scope::Graph => self.adjacency.cut_off(self.me, &self.store, &self.membership, now),
             };
+            // Even with neighbours enough: somebody was told of them, and they may belong to the rest of the fabric.
+            view.cut_off.extend(self.candidates.iter().copied());
             view
         };
         let actions = self.mesh.handle_timeout(now, &mut self.rng, view);

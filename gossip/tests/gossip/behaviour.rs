@@ -264,10 +264,17 @@ fn two_that_cannot_reach_each_other_still_know_each_other() {
 }
 
 #[test]
-fn nobody_is_left_on_an_island() {
-    // Each dozen joins through a peer of its own, which is turned away by those that are full before it has learnt of anybody.
+fn two_fabrics_grow_together_over_one_connection() {
+    // All have enough neighbours of their own, so that whoever is asked for a link may well turn the asker away.
     let mut sim = Sim::empty(8);
-    (0..60).for_each(|n| sim.boot(n));
-    (1..60).for_each(|n| sim.dial(n, n / 12));
+    for n in (0..14).chain(20..34) {
+        sim.boot(n);
+    }
+    (1..14).for_each(|n| sim.dial(n, 0));
+    (21..34).for_each(|n| sim.dial(n, 20));
+    sim.run(20 * SECOND);
+    sim.dial(20, 0);
     sim.run_until(40 * SECOND, "one fabric", |sim| sim.agreed() && sim.converged() && sim.connected());
+    sim.run(40 * SECOND);
+    assert!(sim.agreed() && sim.converged() && sim.connected(), "{}", sim.describe());
 }
