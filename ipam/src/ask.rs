@@ -16,7 +16,7 @@ use crate::ipam::{Ipam, Presence, Ticket};
 use crate::map::Standing;
 use crate::message::{Deny, Message};
 use crate::record::BlockRecord;
-use crate::span::Span;
+use crate::span::{Span, mix};
 use crate::{AllocateError, Owner};
 
 /// Peers that are asked in one round. Free counts tell who has space; where eight of the best were wrong, more will be.
@@ -395,14 +395,6 @@ impl Ipam {
         waiting_for.truncate(MAX_NAMED);
         AllocateError::TakeoverPending { removed, waiting_for }
     }
-}
-
-/// SplitMix64's finaliser: neighbouring inputs, unrelated outputs. Not a secret; peers are authenticated.
-fn mix(value: u64) -> u64 {
-    let mut z = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }
 
 fn first_bytes(peer: PeerId) -> u64 {

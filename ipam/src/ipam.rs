@@ -377,11 +377,15 @@ impl Ipam {
             Message::AskAddress { id, addr } => self.handle_ask_address(from, id, addr, now),
             Message::Give { id, record } => self.handle_give(from, id, &record, now),
             Message::Deny { id, reason } => self.handle_deny(from, id, reason, now),
-            Message::RemovalQuery { round, removal } => self.handle_removal_query(from, round, removal, now),
-            Message::RemovalReport { round, removed, part, parts, blocks } => {
-                self.handle_removal_report(from, (round, removed), (part, parts), &blocks, now);
+            Message::RemovalQuery(query) => self.handle_removal_query(from, &query, now),
+            Message::RemovalReport { header, blocks } => {
+                self.handle_removal_report(from, &header, &blocks, now);
             }
-            Message::RemovalKnown { removal } => self.handle_removal(removal, now),
+            Message::RemovalsKnown { removals } => {
+                for removal in removals {
+                    self.handle_removal(removal, now);
+                }
+            }
         }
         self.turn(now);
         Ok(())
@@ -403,7 +407,7 @@ impl Ipam {
     }
 
     /// Gives all own space to `to`, and whatever should still arrive. Leases that are left are lost. Answers how many
-    /// addresses went; done for good when [`Ipam::unconfirmed`] is 0. The same call again is a no-op.
+    /// addresses went; done for good when [`Ipam::is_handed_over`]. The same call again is a no-op.
     pub fn handover(&mut self, to: PeerId, now: Instant) -> Result<u64, HandoverError> {
         if to == self.me {
             return Err(HandoverError::ToOneself);
@@ -426,6 +430,15 @@ impl Ipam {
         }
         self.turn(now);
         Ok(addresses)
+    }
+
+    /// Whether nothing depends on this peer any more after [`Ipam::handover`]. Should it go earlier, or should space of a
+    /// peer that it removed turn up later, then `rmpeer` of this peer passes the rest on.
+    pub fn is_handed_over(&self) -> bool {
+        self.leaving.is_some()
+            && self.unconfirmed() == 0
+            && self.usable_blocks().is_empty()
+            && self.pending_takeovers().next().is_none()
     }
 
     /// Grants that their recipients have not taken up yet, as far as is known here.

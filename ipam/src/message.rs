@@ -17,6 +17,35 @@ pub const MAX_MESSAGE: usize = 1100;
 /// Blocks in one part of a report: each takes at most 47 bytes.
 pub(crate) const REPORT_BLOCKS: usize = 20;
 
+/// Removals in one message: each takes at most 32 bytes.
+pub(crate) const REMOVALS: usize = 30;
+
+/// The question of an heir.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RemovalQuery {
+    /// Counts the repetitions, so that parts of different answers are not mixed.
+    pub(crate) round: u64,
+    /// What the heir has signed.
+    pub(crate) removal: RemovalRecord,
+    /// Digest of all removals that the heir knows.
+    pub(crate) digest: u64,
+}
+
+/// Which part of which answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ReportHeader {
+    /// Of the question.
+    pub(crate) round: u64,
+    /// Whose space the question was about.
+    pub(crate) removed: PeerId,
+    /// Digest of all removals that the answering member knows.
+    pub(crate) digest: u64,
+    /// Which part this is, from 0.
+    pub(crate) part: u16,
+    /// How many there are.
+    pub(crate) parts: u16,
+}
+
 /// One message, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Message {
@@ -29,11 +58,11 @@ pub(crate) enum Message {
     /// You get nothing.
     Deny { id: u64, reason: Deny },
     /// I take over the space of a removed peer: tell me all that you own, and take nothing from that peer from now on.
-    RemovalQuery { round: u64, removal: RemovalRecord },
+    RemovalQuery(RemovalQuery),
     /// Part of the answer: records with their signers.
-    RemovalReport { round: u64, removed: PeerId, part: u16, parts: u16, blocks: Vec<(PeerId, BlockRecord)> },
-    /// Somebody else takes over, or you inherit.
-    RemovalKnown { removal: RemovalRecord },
+    RemovalReport { header: ReportHeader, blocks: Vec<(PeerId, BlockRecord)> },
+    /// Removals that you seem not to know, at most [`REMOVALS`] of them.
+    RemovalsKnown { removals: Vec<RemovalRecord> },
 }
 
 /// Why nothing is given.
@@ -73,9 +102,9 @@ enum WireMessage {
     AskAddress { id: u64, addr: u32 },
     Give { id: u64, block: WireBlock },
     Deny { id: u64, reason: Deny },
-    RemovalQuery { round: u64, removal: RemovalRecord },
-    RemovalReport { round: u64, removed: PeerId, part: u16, parts: u16, blocks: Vec<(PeerId, WireBlock)> },
-    RemovalKnown { removal: RemovalRecord },
+    RemovalQuery(RemovalQuery),
+    RemovalReport { header: ReportHeader, blocks: Vec<(PeerId, WireBlock)> },
+    RemovalsKnown { removals: Vec<RemovalRecord> },
 }
 
 impl Message {
@@ -87,12 +116,12 @@ impl Message {
             Message::AskAddress { id, addr } => WireMessage::AskAddress { id, addr: addr.to_bits() },
             Message::Give { id, record } => WireMessage::Give { id, block: record.into() },
             Message::Deny { id, reason } => WireMessage::Deny { id, reason },
-            Message::RemovalQuery { round, removal } => WireMessage::RemovalQuery { round, removal },
-            Message::RemovalReport { round, removed, part, parts, blocks } => {
+            Message::RemovalQuery(query) => WireMessage::RemovalQuery(query),
+            Message::RemovalReport { header, blocks } => {
                 let blocks = blocks.into_iter().map(|(signer, record)| (signer, record.into())).collect();
-                WireMessage::RemovalReport { round, removed, part, parts, blocks }
+                WireMessage::RemovalReport { header, blocks }
             }
-            Message::RemovalKnown { removal } => WireMessage::RemovalKnown { removal },
+            Message::RemovalsKnown { removals } => WireMessage::RemovalsKnown { removals },
         })
     }
 
@@ -106,15 +135,15 @@ impl Message {
             }
             WireMessage::Give { id, block } => Message::Give { id, record: BlockRecord::try_from(block)? },
             WireMessage::Deny { id, reason } => Message::Deny { id, reason },
-            WireMessage::RemovalQuery { round, removal } => Message::RemovalQuery { round, removal },
-            WireMessage::RemovalReport { round, removed, part, parts, blocks } => {
+            WireMessage::RemovalQuery(query) => Message::RemovalQuery(query),
+            WireMessage::RemovalReport { header, blocks } => {
                 let blocks = blocks
                     .into_iter()
                     .map(|(signer, block)| Ok((signer, BlockRecord::try_from(block)?)))
                     .collect::<Result<Vec<_>, RecordError>>()?;
-                Message::RemovalReport { round, removed, part, parts, blocks }
+                Message::RemovalReport { header, blocks }
             }
-            WireMessage::RemovalKnown { removal } => Message::RemovalKnown { removal },
+            WireMessage::RemovalsKnown { removals } => Message::RemovalsKnown { removals },
         })
     }
 }
@@ -142,12 +171,15 @@ mod tests {
             any::<(u64, u32)>().prop_map(|(id, a)| Message::AskAddress { id, addr: Ipv4Addr::from_bits(a) }),
             (any::<u64>(), any_block()).prop_map(|(id, record)| Message::Give { id, record }),
             (any::<u64>(), ".{0,75}").prop_map(|(id, s)| Message::Deny { id, reason: Deny::InUse(s) }),
-            (any::<u64>(), removal.clone())
-                .prop_map(|(round, removal)| Message::RemovalQuery { round, removal }),
-            (any::<(u64, u16, u16)>(), blocks).prop_map(|((round, part, parts), blocks)| {
-                Message::RemovalReport { round, removed: PeerId([7; 16]), part, parts, blocks }
+            (any::<(u64, u64)>(), removal.clone()).prop_map(|((round, digest), removal)| {
+                Message::RemovalQuery(RemovalQuery { round, removal, digest })
             }),
-            removal.prop_map(|removal| Message::RemovalKnown { removal }),
+            (any::<(u64, u64, u16, u16)>(), blocks).prop_map(|((round, digest, part, parts), blocks)| {
+                let header = ReportHeader { round, removed: PeerId([7; 16]), digest, part, parts };
+                Message::RemovalReport { header, blocks }
+            }),
+            prop::collection::vec(removal, 0..REMOVALS)
+                .prop_map(|removals| Message::RemovalsKnown { removals }),
         ]
     }
 

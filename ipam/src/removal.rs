@@ -16,9 +16,9 @@ use gossip::PeerId;
 use crate::AllocateError;
 use crate::ipam::{Ipam, Presence, Publish, Ticket};
 use crate::journal::JournalEntry;
-use crate::message::{Message, REPORT_BLOCKS};
+use crate::message::{Message, REMOVALS, REPORT_BLOCKS, RemovalQuery, ReportHeader};
 use crate::record::{BlockRecord, RemovalRecord};
-use crate::span::Span;
+use crate::span::{Span, mix};
 
 /// Epochs that a takeover skips: more steps than the removed peer and its recipients can have made unseen, so that the
 /// takeover is the last word about an address even if a member was not known and not asked.
@@ -79,6 +79,8 @@ pub(crate) struct Removals {
     /// Removed peers whose heir inherited them and has not signed for it: the removal by somebody who is removed in turn.
     unclaimed: BTreeMap<PeerId, RemovalRecord>,
     next_nudge: Option<Instant>,
+    /// Of all claims: peers with the same digest know the same removals.
+    digest: u64,
     takeovers: BTreeMap<PeerId, Takeover>,
 }
 
@@ -123,6 +125,11 @@ impl Removals {
 
 impl Removals {
     fn recompute(&mut self) {
+        let words = self.claims.iter().flat_map(|(heir, removed)| [heir.0, removed.0]);
+        self.digest = words.fold(0, |digest, bytes| {
+            let word = u128::from_be_bytes(bytes);
+            mix(digest ^ mix(low(word) ^ mix(low(word >> 64))))
+        });
         let mut removers: BTreeMap<PeerId, PeerId> = BTreeMap::new();
         for &(heir, removed) in &self.claims {
             if !self.is_countered(heir, removed) {
@@ -166,6 +173,10 @@ impl Removals {
         }
         false
     }
+}
+
+fn low(word: u128) -> u64 {
+    u64::try_from(word & u128::from(u64::MAX)).expect("masked")
 }
 
 /// Whether something was not known before.
@@ -215,6 +226,13 @@ impl Ipam {
         let me = self.me;
         let heirs = &self.removals.heirs;
         self.removals.takeovers.retain(|removed, _| heirs.get(removed) == Some(&me));
+        // An answer tells of the space of peers that were known to be removed when it was given, so that all are asked
+        // again; otherwise two heirs of two peers could both take what one of these had given to the other.
+        for takeover in self.removals.takeovers.values_mut() {
+            takeover.answered.clear();
+            takeover.partial.clear();
+            takeover.next_query = now;
+        }
         self.removals.next_nudge = Some(now);
         self.claim_inherited(now);
         self.consider_takeovers(now);
@@ -238,7 +256,7 @@ impl Ipam {
         self.removals.next_nudge = Some(now + self.config.removal_retry);
         for removal in self.removals.unclaimed.values() {
             if let Some(heir) = self.removals.removed_by(removal.removed).filter(|&heir| heir != self.me) {
-                self.out.send(heir, &Message::RemovalKnown { removal: *removal });
+                self.out.send(heir, &Message::RemovalsKnown { removals: vec![*removal] });
             }
         }
     }
@@ -325,36 +343,29 @@ impl Ipam {
                 true => takeover.next_query.min(takeover.settle_at),
                 false => takeover.next_query,
             };
-            let round = takeover.round;
             let removal = RemovalRecord { removed, heir: self.me };
+            let query = RemovalQuery { round: takeover.round, removal, digest: self.removals.digest };
             for member in ask {
                 if self.presence(member) != Some(Presence::Unreachable) {
-                    self.out.send(member, &Message::RemovalQuery { round, removal });
+                    self.out.send(member, &Message::RemovalQuery(query));
                 }
             }
         }
     }
 
-    pub(crate) fn handle_removal_query(
-        &mut self,
-        from: PeerId,
-        round: u64,
-        removal: RemovalRecord,
-        now: Instant,
-    ) {
+    pub(crate) fn handle_removal_query(&mut self, from: PeerId, query: &RemovalQuery, now: Instant) {
+        let RemovalQuery { round, removal, digest } = *query;
         if removal.heir != from {
             self.stats.removals_not_the_heirs += 1;
             return;
         }
         self.handle_removal(removal, now);
-        let removed = removal.removed;
-        if let Some(heir) = self.removals.removed_by(from) {
-            let removal = RemovalRecord { removed: from, heir };
-            self.out.send(from, &Message::RemovalKnown { removal });
-        } else if let Some(heir) = self.removals.removed_by(removed).filter(|&heir| heir != from) {
-            self.out.send(from, &Message::RemovalKnown { removal: RemovalRecord { removed, heir } });
-        } else {
-            self.send_report(from, round, removed);
+        if digest != self.removals.digest {
+            // Whoever knows more says so; the question is repeated when both know the same.
+            self.send_removals(from);
+        }
+        if self.removals.removed_by(removal.removed) == Some(from) {
+            self.send_report(from, round, removal.removed);
         }
     }
 
@@ -362,16 +373,20 @@ impl Ipam {
     pub(crate) fn handle_removal_report(
         &mut self,
         from: PeerId,
-        (round, removed): (u64, PeerId),
-        (part, parts): (u16, u16),
+        header: &ReportHeader,
         blocks: &[(PeerId, BlockRecord)],
         now: Instant,
     ) {
+        let ReportHeader { round, removed, digest, part, parts } = *header;
         for (signer, record) in blocks {
             // A member's word counts for what it signed itself, and for what belongs to nobody who could say it.
             if *signer == from || self.removals.is_removed(record.owner) {
                 self.learn(*signer, record, now);
             }
+        }
+        if digest != self.removals.digest {
+            self.send_removals(from);
+            return;
         }
         let Some(takeover) = self.removals.takeovers.get_mut(&removed) else { return };
         if part < parts && round <= takeover.round {
@@ -380,6 +395,13 @@ impl Ipam {
             if got.len() == usize::from(parts) {
                 takeover.answered.insert(from);
             }
+        }
+    }
+
+    fn send_removals(&mut self, to: PeerId) {
+        let claims: Vec<RemovalRecord> = self.removals.claims().collect();
+        for removals in claims.chunks(REMOVALS) {
+            self.out.send(to, &Message::RemovalsKnown { removals: removals.to_vec() });
         }
     }
 
@@ -414,7 +436,8 @@ impl Ipam {
         for part in 0..parts {
             let first = usize::from(part) * REPORT_BLOCKS;
             let blocks = blocks[first..blocks.len().min(first + REPORT_BLOCKS)].to_vec();
-            self.out.send(to, &Message::RemovalReport { round, removed, part, parts, blocks });
+            let header = ReportHeader { round, removed, digest: self.removals.digest, part, parts };
+            self.out.send(to, &Message::RemovalReport { header, blocks });
         }
     }
 
@@ -424,7 +447,10 @@ impl Ipam {
         let left: Vec<Span> = self
             .map
             .iter()
-            .filter(|(_, holding)| holding.owner == removed || holding.signer == removed)
+            .filter(|(_, holding)| {
+                let not_taken_up = holding.signer == removed && !self.removals.is_removed(holding.owner);
+                holding.owner == removed || not_taken_up
+            })
             .map(|(span, _)| span)
             .collect();
         for span in left {

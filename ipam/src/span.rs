@@ -80,6 +80,14 @@ pub(crate) fn parent(block: Ipv4Net) -> Option<Ipv4Net> {
     Ipv4Net::new(block.network(), length).ok().map(|net| net.trunc())
 }
 
+/// SplitMix64's finaliser: neighbouring inputs, unrelated outputs. Not a secret; peers are authenticated.
+pub(crate) fn mix(value: u64) -> u64 {
+    let mut z = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -129,10 +129,9 @@ fn leave(world: &mut World, host: usize) {
 }
 
 fn finish_leaving(world: &mut World, host: usize) {
-    let gone = |ipam: &ipam::Ipam| {
-        ipam.unconfirmed() == 0 && ipam.own_blocks().is_empty() && ipam.summary().leaving_to.is_some()
-    };
-    if world.hosts[host].fate == Fate::Member && world.hosts[host].ipam.as_ref().is_some_and(gone) {
+    if world.hosts[host].fate == Fate::Member
+        && world.hosts[host].ipam.as_ref().is_some_and(ipam::Ipam::is_handed_over)
+    {
         world.log(|| format!("host {host} is gone"));
         world.hosts[host].fate = Fate::Left;
         world.crash(host);
@@ -164,6 +163,20 @@ fn settle(world: &mut World) {
             for host in 0..world.hosts.len() {
                 finish_leaving(world, host);
             }
+            remove_heirs_that_left(world);
+        }
+    }
+}
+
+/// What the status asks the operator for: space of a removed peer turned up after its heir had left.
+fn remove_heirs_that_left(world: &mut World) {
+    let members = (0..world.hosts.len()).filter(|&host| world.hosts[host].fate == Fate::Member);
+    let Some(at) = members.min() else { return };
+    let summary = world.ipam(at).summary();
+    let stuck = summary.peers.iter().any(|space| space.standing == ipam::PeerStanding::Removed);
+    for host in 0..world.hosts.len() {
+        if stuck && world.hosts[host].fate == Fate::Left {
+            world.rmpeer(at, host);
         }
     }
 }
