@@ -25,6 +25,10 @@ pub struct Config {
     /// Least time between a removal and the use of the removed peer's space, for gossip to tell who has to be asked.
     /// A few times the convergence of gossip; the members that are known are waited for in any case.
     pub removal_settle: Duration,
+    /// How long the removed peer itself is waited for when it can still be reached, so that it stops first. Above the time
+    /// in which a death is noticed, or a peer that has just died is waited for in vain. Too short: a peer that is removed
+    /// while it runs may use its addresses for a moment after the heir does.
+    pub removal_patience: Duration,
     /// How often members that have not answered about a removal are asked again.
     pub removal_retry: Duration,
 }
@@ -40,6 +44,7 @@ impl Config {
             ask_pause_max: Duration::from_secs(2),
             report_interval: Duration::from_secs(1),
             removal_settle: Duration::from_secs(2),
+            removal_patience: Duration::from_secs(8),
             removal_retry: Duration::from_secs(1),
         }
     }

@@ -420,11 +420,8 @@ impl Ipam {
         }
         self.leaving = Some(to);
         self.out.persist(JournalEntry::HandedOver(to));
-        let mut addresses = 0;
-        for block in self.usable_blocks() {
-            addresses += Span::of(block).size();
-            self.grant(block, to, now);
-        }
+        let addresses = self.usable_blocks().into_iter().map(|block| Span::of(block).size()).sum();
+        self.pass_on(now);
         for ticket in self.waiting.keys().copied().collect::<Vec<_>>() {
             self.fail(ticket, AllocateError::Leaving, now);
         }
@@ -497,7 +494,7 @@ impl Ipam {
     }
 
     pub(crate) fn remember_lost(&mut self, addr: u32, holder: Arc<str>) {
-        self.out.persist(JournalEntry::Lost { addr: addr.into(), owner: holder.to_string() });
+        self.out.persist(JournalEntry::Lost { addr: addr.into(), owner: Arc::clone(&holder) });
         self.lost.insert(addr, holder);
         if self.lost.len() > MAX_LOST
             && let Some((addr, _)) = self.lost.pop_first()
@@ -531,7 +528,7 @@ impl Ipam {
             },
         };
         if let Some(addr) = addr {
-            self.out.persist(JournalEntry::Lease { addr: addr.into(), owner: holder.to_string() });
+            self.out.persist(JournalEntry::Lease { addr: addr.into(), owner: Arc::clone(holder) });
         }
         Ok(addr.map(Ipv4Addr::from_bits))
     }

@@ -4,6 +4,7 @@
 //! followed by the entries written after it, brings back what was acknowledged.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use gossip::PeerId;
 use gossip::codec::{self, DecodeError};
@@ -32,7 +33,7 @@ pub enum JournalEntry {
         /// The address.
         addr: Ipv4Addr,
         /// The holder.
-        owner: String,
+        owner: Arc<str>,
     },
     /// Nobody holds `addr` any more; it rests.
     Resting {
@@ -49,7 +50,7 @@ pub enum JournalEntry {
         /// The address.
         addr: Ipv4Addr,
         /// The holder.
-        owner: String,
+        owner: Arc<str>,
     },
     /// The holder of a lost address is gone.
     LostGone {
@@ -62,6 +63,8 @@ pub enum JournalEntry {
     Member(PeerId),
     /// All space goes to this peer, now and when more comes.
     HandedOver(PeerId),
+    /// Everybody has answered about this removed peer, and its space was taken over.
+    TakenOver(PeerId),
 }
 
 /// The form of an entry in bytes.
@@ -76,6 +79,7 @@ enum WireEntry {
     Removal(RemovalRecord),
     Member(PeerId),
     HandedOver(PeerId),
+    TakenOver(PeerId),
 }
 
 /// Why bytes are not a journal entry: the disk or another version of the program.
@@ -96,14 +100,15 @@ impl JournalEntry {
             JournalEntry::Block { signer, record, standing } => {
                 WireEntry::Block(signer, record.into(), standing)
             }
-            JournalEntry::Lease { addr, owner } => WireEntry::Lease(addr.to_bits(), owner),
+            JournalEntry::Lease { addr, owner } => WireEntry::Lease(addr.to_bits(), owner.to_string()),
             JournalEntry::Resting { addr } => WireEntry::Resting(addr.to_bits()),
             JournalEntry::Free { addr } => WireEntry::Free(addr.to_bits()),
-            JournalEntry::Lost { addr, owner } => WireEntry::Lost(addr.to_bits(), owner),
+            JournalEntry::Lost { addr, owner } => WireEntry::Lost(addr.to_bits(), owner.to_string()),
             JournalEntry::LostGone { addr } => WireEntry::LostGone(addr.to_bits()),
             JournalEntry::Removal(removal) => WireEntry::Removal(removal),
             JournalEntry::Member(peer) => WireEntry::Member(peer),
             JournalEntry::HandedOver(heir) => WireEntry::HandedOver(heir),
+            JournalEntry::TakenOver(removed) => WireEntry::TakenOver(removed),
         })
     }
 
@@ -113,14 +118,19 @@ impl JournalEntry {
             WireEntry::Block(signer, block, standing) => {
                 JournalEntry::Block { signer, record: BlockRecord::try_from(block)?, standing }
             }
-            WireEntry::Lease(addr, owner) => JournalEntry::Lease { addr: Ipv4Addr::from_bits(addr), owner },
+            WireEntry::Lease(addr, owner) => {
+                JournalEntry::Lease { addr: Ipv4Addr::from_bits(addr), owner: owner.into() }
+            }
             WireEntry::Resting(addr) => JournalEntry::Resting { addr: Ipv4Addr::from_bits(addr) },
             WireEntry::Free(addr) => JournalEntry::Free { addr: Ipv4Addr::from_bits(addr) },
-            WireEntry::Lost(addr, owner) => JournalEntry::Lost { addr: Ipv4Addr::from_bits(addr), owner },
+            WireEntry::Lost(addr, owner) => {
+                JournalEntry::Lost { addr: Ipv4Addr::from_bits(addr), owner: owner.into() }
+            }
             WireEntry::LostGone(addr) => JournalEntry::LostGone { addr: Ipv4Addr::from_bits(addr) },
             WireEntry::Removal(removal) => JournalEntry::Removal(removal),
             WireEntry::Member(peer) => JournalEntry::Member(peer),
             WireEntry::HandedOver(heir) => JournalEntry::HandedOver(heir),
+            WireEntry::TakenOver(removed) => JournalEntry::TakenOver(removed),
         })
     }
 }

@@ -60,6 +60,8 @@ pub enum Removal {
 #[derive(Debug)]
 struct Takeover {
     settle_at: Instant,
+    /// Until when the removed peer itself is waited for, should it still be reachable.
+    patience_until: Instant,
     next_query: Instant,
     wake: Instant,
     round: u64,
@@ -82,6 +84,8 @@ pub(crate) struct Removals {
     /// Of all claims: peers with the same digest know the same removals.
     digest: u64,
     takeovers: BTreeMap<PeerId, Takeover>,
+    /// Takeovers that we have finished. Should more of such a peer's space turn up, they start again.
+    taken_over: BTreeSet<PeerId>,
 }
 
 impl Removals {
@@ -100,6 +104,14 @@ impl Removals {
 
     pub(crate) fn claims(&self) -> impl Iterator<Item = RemovalRecord> + '_ {
         self.claims.iter().map(|&(heir, removed)| RemovalRecord { removed, heir })
+    }
+
+    pub(crate) fn taken_over(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.taken_over.iter().copied()
+    }
+
+    pub(crate) fn note_taken_over(&mut self, removed: PeerId) {
+        self.taken_over.insert(removed);
     }
 
     pub(crate) fn next_wakeup(&self) -> Option<Instant> {
@@ -236,6 +248,7 @@ impl Ipam {
         self.removals.next_nudge = Some(now);
         self.claim_inherited(now);
         self.consider_takeovers(now);
+        self.pass_on(now);
         self.turn(now);
     }
 
@@ -302,6 +315,7 @@ impl Ipam {
         }
         let takeover = Takeover {
             settle_at: now + self.config.removal_settle,
+            patience_until: now + self.config.removal_patience,
             next_query: now,
             wake: now,
             round: 0,
@@ -311,11 +325,13 @@ impl Ipam {
         self.removals.takeovers.insert(owner, takeover);
     }
 
-    /// Starts all takeovers that are ours and for which there is something left.
+    /// Starts all takeovers that are ours and were never finished, or for which there is something left.
     pub(crate) fn consider_takeovers(&mut self, now: Instant) {
         let removed: Vec<PeerId> = self.removals.heirs.keys().copied().collect();
         for peer in removed {
-            if self.map.iter().any(|(_, holding)| holding.owner == peer || holding.signer == peer) {
+            let is_left =
+                || self.map.iter().any(|(_, holding)| holding.owner == peer || holding.signer == peer);
+            if !self.removals.taken_over.contains(&peer) || is_left() {
                 self.consider_takeover(peer, now);
             }
         }
@@ -325,6 +341,12 @@ impl Ipam {
     pub(crate) fn take_over_due(&mut self, now: Instant) {
         let pending: Vec<PeerId> = self.pending_takeovers().collect();
         for removed in pending {
+            if let Some(takeover) = self.removals.takeovers.get_mut(&removed)
+                && now >= takeover.patience_until
+            {
+                // The operator vouches for it, and the members may have cut it off already.
+                takeover.answered.insert(removed);
+            }
             let waits_for = self.takeover_waits_for(removed);
             let Some(takeover) = self.removals.takeovers.get_mut(&removed) else { continue };
             if waits_for.is_empty() && now >= takeover.settle_at {
@@ -339,10 +361,8 @@ impl Ipam {
                 takeover.partial.retain(|&(_, round), _| round >= oldest);
                 ask = waits_for;
             }
-            takeover.wake = match now < takeover.settle_at {
-                true => takeover.next_query.min(takeover.settle_at),
-                false => takeover.next_query,
-            };
+            let moments = [takeover.next_query, takeover.settle_at, takeover.patience_until];
+            takeover.wake = moments.into_iter().filter(|&at| at > now).min().unwrap_or(takeover.next_query);
             let removal = RemovalRecord { removed, heir: self.me };
             let query = RemovalQuery { round: takeover.round, removal, digest: self.removals.digest };
             for member in ask {
@@ -444,6 +464,9 @@ impl Ipam {
     /// Everybody has answered: what the removed peer owns now, or gave to somebody who did not take it up, is ours.
     fn finish_takeover(&mut self, removed: PeerId, now: Instant) {
         self.removals.takeovers.remove(&removed);
+        if self.removals.taken_over.insert(removed) {
+            self.out.persist(JournalEntry::TakenOver(removed));
+        }
         let left: Vec<Span> = self
             .map
             .iter()
@@ -462,11 +485,7 @@ impl Ipam {
                 }
             }
         }
-        if let Some(heir) = self.leaving {
-            for block in self.usable_blocks() {
-                self.grant(block, heir, now);
-            }
-        }
+        self.pass_on(now);
     }
 
     /// We are the removed one.

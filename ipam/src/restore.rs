@@ -1,6 +1,7 @@
 //! The journal: what a restart brings back, and what a compacted journal consists of.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use ipnet::Ipv4Net;
@@ -41,7 +42,7 @@ impl Ipam {
                 self.check_range(addr.into())?;
                 self.space.drop_lease(addr.to_bits());
                 self.restoring.remove(&addr.to_bits());
-                self.space.lease(addr.to_bits(), &owner.into());
+                self.space.lease(addr.to_bits(), &owner);
             }
             JournalEntry::Resting { addr } => {
                 self.space.drop_lease(addr.to_bits());
@@ -52,7 +53,7 @@ impl Ipam {
             }
             JournalEntry::Lost { addr, owner } => {
                 self.space.drop_lease(addr.to_bits());
-                self.lost.insert(addr.to_bits(), owner.into());
+                self.lost.insert(addr.to_bits(), owner);
             }
             JournalEntry::LostGone { addr } => {
                 self.lost.remove(&addr.to_bits());
@@ -65,6 +66,7 @@ impl Ipam {
                 self.members.insert(peer);
             }
             JournalEntry::HandedOver(heir) => self.leaving = Some(heir),
+            JournalEntry::TakenOver(removed) => self.removals.note_taken_over(removed),
         }
         Ok(())
     }
@@ -84,11 +86,7 @@ impl Ipam {
         self.drop_foreign_leases();
         self.publish_all();
         self.take_up_offers(now);
-        if let Some(heir) = self.leaving {
-            for block in self.usable_blocks() {
-                self.grant(block, heir, now);
-            }
-        }
+        self.pass_on(now);
         self.claim_inherited(now);
         self.consider_takeovers(now);
         self.turn(now);
@@ -115,18 +113,19 @@ impl Ipam {
             }));
         }
         entries.extend(self.removals.claims().map(JournalEntry::Removal));
+        entries.extend(self.removals.taken_over().map(JournalEntry::TakenOver));
         entries.extend(self.leaving.map(JournalEntry::HandedOver));
         let address = Ipv4Addr::from_bits;
         entries.extend(
             self.space
                 .leases()
-                .map(|(addr, holder)| JournalEntry::Lease { addr: address(addr), owner: holder.to_string() }),
+                .map(|(addr, holder)| JournalEntry::Lease { addr: address(addr), owner: Arc::clone(holder) }),
         );
         entries.extend(self.space.resting().map(|addr| JournalEntry::Resting { addr: address(addr) }));
         entries.extend(
             self.lost
                 .iter()
-                .map(|(&addr, holder)| JournalEntry::Lost { addr: address(addr), owner: holder.to_string() }),
+                .map(|(&addr, holder)| JournalEntry::Lost { addr: address(addr), owner: Arc::clone(holder) }),
         );
         entries
     }

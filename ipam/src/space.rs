@@ -3,7 +3,7 @@
 //! Free addresses are kept as intervals, so that the lowest one, a given one and the ones inside a subnet are found in
 //! logarithmic time, and a million free addresses take no more room than one.
 
-use std::collections::hash_map::DefaultHasher;
+use std::collections::hash_map::{DefaultHasher, Entry};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
@@ -23,6 +23,30 @@ pub(crate) enum Use {
     Unusable,
 }
 
+/// The addresses of one holder, ascending. Nearly all holders have one, for which nothing is allocated.
+#[derive(Debug)]
+enum Held {
+    One([u32; 1]),
+    Many(Vec<u32>),
+}
+
+impl Held {
+    fn as_slice(&self) -> &[u32] {
+        match self {
+            Held::One(addr) => addr,
+            Held::Many(addrs) => addrs,
+        }
+    }
+
+    fn add(&mut self, addr: u32) {
+        let mut addrs = self.as_slice().to_vec();
+        if let Err(at) = addrs.binary_search(&addr) {
+            addrs.insert(at, addr);
+        }
+        *self = Held::Many(addrs);
+    }
+}
+
 /// See the top of the file.
 #[derive(Debug)]
 pub(crate) struct Space {
@@ -32,7 +56,7 @@ pub(crate) struct Space {
     free_count: u64,
     leases: BTreeMap<u32, Arc<str>>,
     /// Only looked up, never iterated: its order cannot be observed.
-    holders: HashMap<Arc<str>, Vec<u32>, BuildHasherDefault<DefaultHasher>>,
+    holders: HashMap<Arc<str>, Held, BuildHasherDefault<DefaultHasher>>,
     resting: BTreeMap<u32, Instant>,
     /// In order of time, because every address rests equally long. Entries may be outlived by what they wake.
     wakeups: VecDeque<(Instant, u32)>,
@@ -87,7 +111,7 @@ impl Space {
 
     /// Addresses of a holder, ascending.
     pub(crate) fn leased_to(&self, holder: &str) -> &[u32] {
-        self.holders.get(holder).map_or(&[], Vec::as_slice)
+        self.holders.get(holder).map_or(&[], Held::as_slice)
     }
 
     pub(crate) fn usage(&self, addr: u32) -> Use {
@@ -201,11 +225,10 @@ impl Space {
     /// Takes one lease out of the books, wherever its address belongs.
     pub(crate) fn drop_lease(&mut self, addr: u32) -> Option<Arc<str>> {
         let holder = self.leases.remove(&addr)?;
-        if let Some(addrs) = self.holders.get_mut(&holder) {
-            addrs.retain(|&held| held != addr);
-            if addrs.is_empty() {
-                self.holders.remove(&holder);
-            }
+        match self.holders.get_mut(&holder) {
+            Some(Held::Many(addrs)) if addrs.len() > 1 => addrs.retain(|&held| held != addr),
+            Some(Held::Many(_) | Held::One(_)) => drop(self.holders.remove(&holder)),
+            None => {}
         }
         Some(holder)
     }
@@ -240,9 +263,9 @@ impl Space {
 
     fn put_lease(&mut self, addr: u32, holder: &Arc<str>) {
         self.leases.insert(addr, Arc::clone(holder));
-        let addrs = self.holders.entry(Arc::clone(holder)).or_default();
-        if let Err(at) = addrs.binary_search(&addr) {
-            addrs.insert(at, addr);
+        match self.holders.entry(Arc::clone(holder)) {
+            Entry::Vacant(entry) => drop(entry.insert(Held::One([addr]))),
+            Entry::Occupied(entry) => entry.into_mut().add(addr),
         }
     }
 

@@ -158,12 +158,31 @@ fn settle(world: &mut World) {
                 world.restart(host);
             }
         }
+        name_other_heirs(world);
         world.run(Duration::from_secs(40));
         if round == 1 {
             for host in 0..world.hosts.len() {
                 finish_leaving(world, host);
             }
             remove_heirs_that_left(world);
+        }
+    }
+}
+
+/// The heir of somebody who is leaving was removed in the meantime: the operator names another one.
+fn name_other_heirs(world: &mut World) {
+    for host in 0..world.hosts.len() {
+        let Some(heir) = world.hosts[host].ipam.as_ref().and_then(|ipam| ipam.summary().leaving_to) else {
+            continue;
+        };
+        let stays = |world: &World, other: usize| {
+            world.hosts[other].fate == Fate::Member && world.ipam(other).summary().leaving_to.is_none()
+        };
+        let gone = world.hosts[world.index_of(heir)].fate != Fate::Member;
+        let other = (0..world.hosts.len()).find(|&other| other != host && stays(world, other));
+        if let Some(other) = other.filter(|_| gone && world.hosts[host].fate == Fate::Member) {
+            let other = world.hosts[other].id;
+            world.with(host, |ipam, now| ipam.handover(other, now).ok());
         }
     }
 }
