@@ -170,7 +170,8 @@ impl Datapath {
         self.receiver.send(ReceiverOrder::RetireRx(lane));
     }
 
-    /// Sends to a peer on this lane from now on. Frames that waited for it leave first, in order.
+    /// Sends to a peer on this lane from now on. Frames that waited for it leave first, in order. The key that is in use
+    /// already goes on where its counter is.
     pub fn set_tx(&self, peer: PeerId, address: SocketAddr, key: TxLaneKey) -> Result<(), DatapathError> {
         let lane = key.lane;
         let lane = SealingLane::new(key).map_err(|_| DatapathError::KeyRefused(lane))?;
@@ -256,6 +257,12 @@ impl Datapath {
             single_sends: sender.single_sends.read(),
             answered: sender.answered.read(),
         }
+    }
+
+    /// Whether all threads run. They end by themselves only when the kernel takes the device or the socket away, which the log
+    /// tells; nothing is forwarded then until the hot path is started anew.
+    pub fn is_running(&self) -> bool {
+        self.threads.iter().all(|thread| !thread.is_finished())
     }
 
     /// Ends the threads and closes the device and the sockets.

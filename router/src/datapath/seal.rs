@@ -4,6 +4,7 @@
 //! they have equal lengths, but for the last. Plaintext is staged behind the sealed part and never handed out.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::digest::{Context, SHA256};
 
 use super::keys::{Cipher, LaneId, TxLaneKey};
 use super::mtu::{MAX_SEGMENTS, MAX_SEND};
@@ -31,6 +32,8 @@ pub enum SealError {
 pub struct SealingLane {
     lane: LaneId,
     key: LessSafeKey,
+    /// SHA-256 of cipher and key, to know the key again without having it.
+    fingerprint: [u8; 32],
     counter: u64,
 }
 
@@ -38,7 +41,17 @@ impl SealingLane {
     /// Takes the key; its counter begins at zero.
     pub fn new(key: TxLaneKey) -> Result<SealingLane, SealError> {
         let less_safe = aead_key(key.cipher, &key.key).ok_or(SealError::CipherRefused)?;
-        Ok(SealingLane { lane: key.lane, key: less_safe, counter: 0 })
+        let mut hash = Context::new(&SHA256);
+        hash.update(key.cipher.to_string().as_bytes());
+        hash.update(&*key.key);
+        let mut fingerprint = [0; 32];
+        fingerprint.copy_from_slice(hash.finish().as_ref());
+        Ok(SealingLane { lane: key.lane, key: less_safe, fingerprint, counter: 0 })
+    }
+
+    /// Whether both seal with the same key, in which case only one of them may ever be used: their counters repeat each other.
+    pub fn has_key_of(&self, other: &SealingLane) -> bool {
+        self.fingerprint == other.fingerprint
     }
 
     /// Whether a successor should be asked for.

@@ -111,6 +111,13 @@ impl Sender {
     pub fn handle_order(&mut self, order: SenderOrder, now: Instant, io: &mut impl SenderIo) {
         match order {
             SenderOrder::SetTx { peer, address, lane, traffic } => {
+                if let Some(tx) = self.peers.get_mut(&peer)
+                    && tx.lane.has_key_of(&lane)
+                {
+                    // The same key again, perhaps for the sake of the address: its counter must go on.
+                    tx.address = address;
+                    return;
+                }
                 self.peers.insert(peer, TxPeer { address, lane, traffic, rekey: Rekey::NotAsked });
                 for mut frame in self.waiting.leave(peer, now, &self.counters) {
                     self.send_to_peer(peer, &mut frame.header, &mut frame.bytes, now, io);

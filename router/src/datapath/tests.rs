@@ -534,6 +534,16 @@ fn frames_wait_for_a_session_in_order() {
     assert_eq!(pair.drops(), []);
 }
 
+#[test]
+fn same_key_again_does_not_repeat_a_nonce() {
+    let mut pair = Pair::new(1472);
+    pair.send(&[small(1, 60)]);
+    pair.connect();
+    pair.send(&[small(2, 60)]);
+    let counters: Vec<u64> = pair.world.trains.iter().flatten().map(|d| u64::from(d[15])).collect();
+    assert_eq!(counters, [0, 1]);
+}
+
 fn frame_between(dst: Mac, src: Mac) -> TapFrame {
     let (header, mut frame) = small(1, 60);
     frame[..6].copy_from_slice(&dst.0);
