@@ -211,31 +211,7 @@ impl Shape {
             Transport::Udp => 8,
         };
         let l4_len = transport_header + self.payload;
-        match self.network {
-            Network::Ipv4 => {
-                let header = 20 + self.options * 4;
-                let total = u16::try_from(header + l4_len).expect("fits");
-                let ihl = 0x40 | u8::try_from(header / 4).expect("fits");
-                f.extend([0x08, 0x00, ihl, 0]);
-                f.extend(total.to_be_bytes());
-                f.extend(self.id.to_be_bytes());
-                f.extend([0x40, 0, 64, self.transport.number(), 0, 0, 10, 32, 0, 1, 10, 32, 0, 2]);
-                f.extend(vec![1; self.options * 4]);
-                let start = f.len() - header;
-                let sum = !checksum::sum(0, &f[start..]);
-                f[start + 10..start + 12].copy_from_slice(&sum.to_be_bytes());
-            }
-            Network::Ipv6 => {
-                let extension = if self.options > 5 { 8 } else { 0 };
-                let next = if extension > 0 { 60 } else { self.transport.number() };
-                f.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
-                f.extend(u16::try_from(extension + l4_len).expect("fits").to_be_bytes());
-                f.extend([next, 64]);
-                f.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
-                f.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
-                f.extend(&[self.transport.number(), 0, 1, 4, 0, 0, 0, 0][..extension]);
-            }
-        }
+        self.add_network_header(&mut f, l4_len);
         let l4 = f.len();
         match self.transport {
             Transport::Tcp => {
@@ -279,6 +255,34 @@ impl Shape {
             };
         }
         (header, f)
+    }
+
+    fn add_network_header(&self, f: &mut Vec<u8>, l4_len: usize) {
+        match self.network {
+            Network::Ipv4 => {
+                let header = 20 + self.options * 4;
+                let total = u16::try_from(header + l4_len).expect("fits");
+                let ihl = 0x40 | u8::try_from(header / 4).expect("fits");
+                f.extend([0x08, 0x00, ihl, 0]);
+                f.extend(total.to_be_bytes());
+                f.extend(self.id.to_be_bytes());
+                f.extend([0x40, 0, 64, self.transport.number(), 0, 0, 10, 32, 0, 1, 10, 32, 0, 2]);
+                f.extend(vec![1; self.options * 4]);
+                let start = f.len() - header;
+                let sum = !checksum::sum(0, &f[start..]);
+                f[start + 10..start + 12].copy_from_slice(&sum.to_be_bytes());
+            }
+            Network::Ipv6 => {
+                let extension = if self.options > 5 { 8 } else { 0 };
+                let next = if extension > 0 { 60 } else { self.transport.number() };
+                f.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+                f.extend(u16::try_from(extension + l4_len).expect("fits").to_be_bytes());
+                f.extend([next, 64]);
+                f.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+                f.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+                f.extend(&[self.transport.number(), 0, 1, 4, 0, 0, 0, 0][..extension]);
+            }
+        }
     }
 }
 
