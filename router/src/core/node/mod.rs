@@ -210,6 +210,8 @@ impl Node {
         }
         self.ipam.restored(now);
         self.retell_ipam(now);
+        // Gossip and sessions keep no list of who was removed; the journal does.
+        self.heed_removals(now);
         wrong
     }
 

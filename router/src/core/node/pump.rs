@@ -248,7 +248,7 @@ impl Node {
                     self.endpoints.recheck(|peer, v4| ipam.peer_of(v4) == Some(peer));
                 }
                 if kind == Kind::REMOVAL {
-                    self.on_removals(origin, now);
+                    self.heed_removals(now);
                 }
             }
             // Kinds of newer versions are stored and passed on by gossip; they mean nothing here.
@@ -284,9 +284,10 @@ impl Node {
         }
     }
 
-    fn on_removals(&mut self, by: PeerId, now: Instant) {
-        let removed: Vec<PeerId> = self.ipam.removed().map(|(peer, _)| peer).collect();
-        for peer in removed {
+    /// Refuses whoever was removed; says so if it was this router.
+    pub(super) fn heed_removals(&mut self, now: Instant) {
+        let removed: Vec<(PeerId, PeerId)> = self.ipam.removed().collect();
+        for (peer, by) in removed {
             if peer == self.me {
                 self.outputs.push_back(Output::Removed { by });
             } else {
