@@ -334,6 +334,11 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
+    use rustix::event::Timespec;
+
+    use super::super::keys::{Cipher, LaneId, TxLaneKey};
+    use super::super::seal::{Outbox, SealingLane};
+    use super::super::wake::Mailbox;
     use super::*;
 
     #[test]
@@ -346,5 +351,40 @@ mod tests {
         let mapped = Family::Ipv6.reach(v4);
         assert_eq!(mapped.to_string(), "[::ffff:192.0.2.7]:6783");
         assert_eq!(parse_address(&raw_address(mapped).0), Some(v4));
+    }
+
+    #[test]
+    fn train_arrives_as_its_datagrams() {
+        let any: SocketAddr = "127.0.0.1:0".parse().expect("address");
+        let (here, there) = (bind(any).expect("bound"), bind(any).expect("bound"));
+        let (from, to) = (here.local_addr().expect("address"), there.local_addr().expect("address"));
+        let cipher = Cipher::ChaCha20Poly1305;
+        let key = TxLaneKey { lane: LaneId(0), cipher, key: zeroize::Zeroizing::new([1; 32]) };
+        let mut lane = SealingLane::new(key).expect("key");
+        let mut outbox = Outbox::default();
+        let mut sent = Vec::new();
+        let mut sink = |train: SealedTrain<'_>| {
+            sent.extend(train.bytes().chunks(train.segment()).map(<[u8]>::to_vec));
+            send_train(here.as_fd(), to, train).expect("sent");
+        };
+        for record in [1000, 1000, 1000, 300] {
+            outbox.stage(record);
+            outbox.seal(&mut lane, &mut sink).expect("sealed");
+        }
+        outbox.send(&mut sink);
+        assert_eq!(sent.len(), 4);
+        let mailbox = Mailbox::<()>::new().expect("eventfd");
+        let mut buffers = ReceiveBuffers::default();
+        let mut got: Vec<Vec<u8>> = Vec::new();
+        while got.len() < sent.len() {
+            mailbox.poll(there.as_fd(), Timespec { tv_sec: 10, tv_nsec: 0 }).expect("poll");
+            let round = buffers.read(there.as_fd()).expect("datagrams within ten seconds");
+            assert_eq!(round.truncated, 0);
+            for received in buffers.received() {
+                assert_eq!(received.from, from);
+                got.extend(received.bytes.chunks(received.segment).map(<[u8]>::to_vec));
+            }
+        }
+        assert_eq!(got, sent);
     }
 }
