@@ -40,6 +40,9 @@ const MAX_PINGS: usize = 256;
 /// Rounds of moving messages between the parts in one turn. Each round only handles what the last one caused, so a handful is
 /// enough; the bound keeps a bug from hanging the router.
 const MAX_ROUNDS: usize = 64;
+/// How long a removed peer that comes back may listen before it is refused: several rounds of anti-entropy, in which it finds the
+/// record of its removal and gives up its blocks.
+const REMOVED_MAY_LISTEN: Duration = Duration::from_secs(15);
 /// Endpoint records for addresses that containers brought themselves.
 const MAX_FOREIGN_MACS: usize = 1024;
 
@@ -143,7 +146,8 @@ pub struct Node {
     sessions: Sessions,
     endpoints: Endpoints,
     peers: BTreeMap<PeerId, PeerAdvert>,
-    removed: BTreeSet<PeerId>,
+    /// Peers that were removed, and when the door closes on one that came back: it first learns of its removal.
+    removed: BTreeMap<PeerId, Option<Instant>>,
     /// Addresses of local containers and of the host, by MAC.
     local: BTreeMap<Mac, EndpointAdvert>,
     /// Of these, the ones that nobody attached.
@@ -178,7 +182,7 @@ impl Node {
             sessions,
             endpoints: Endpoints::new(me),
             peers: BTreeMap::new(),
-            removed: BTreeSet::new(),
+            removed: BTreeMap::new(),
             local: BTreeMap::new(),
             foreign: BTreeSet::new(),
             my_addresses: Vec::new(),
@@ -232,6 +236,7 @@ impl Node {
         self.gossip.handle_timeout(now);
         self.ipam.handle_timeout(now);
         self.expire_pings(now);
+        self.refuse_removed(now);
         self.pump(now);
     }
 
@@ -390,7 +395,8 @@ impl Node {
     /// When to call `handle_timeout`, and why.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let ping = self.pings.values().map(|p| (p.sent + PING_DEADLINE, "ping deadline")).min();
-        [self.sessions.poll_timeout(), self.gossip.poll_timeout(), self.ipam.poll_timeout(), ping]
+        let refusal = self.removed.values().flatten().min().map(|at| (*at, "refuse a removed peer"));
+        [self.sessions.poll_timeout(), self.gossip.poll_timeout(), self.ipam.poll_timeout(), ping, refusal]
             .into_iter()
             .flatten()
             .min_by_key(|(at, _)| *at)
@@ -462,6 +468,19 @@ impl Node {
     pub fn try_address(&mut self, address: SocketAddr, now: Instant) {
         if self.remembered.insert(address) {
             self.connect(address, now);
+        }
+    }
+
+    fn refuse_removed(&mut self, now: Instant) {
+        let due: Vec<PeerId> = self
+            .removed
+            .iter()
+            .filter(|(_, at)| at.is_some_and(|at| at <= now))
+            .map(|(peer, _)| *peer)
+            .collect();
+        for peer in due {
+            self.sessions.refuse_peer(peer, now);
+            self.removed.insert(peer, None);
         }
     }
 

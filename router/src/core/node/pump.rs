@@ -6,7 +6,7 @@ use std::time::Instant;
 use gossip::{Event as GossipEvent, Kind, MemberState, PeerId, RecordKey};
 use ipam::Presence as IpamPresence;
 
-use super::{MAX_ROUNDS, Node, Output, Pong};
+use super::{MAX_ROUNDS, Node, Output, Pong, REMOVED_MAY_LISTEN};
 use crate::core::advert::{EndpointAdvert, PeerAdvert};
 use crate::core::endpoints::Presence;
 use crate::core::session::{Channel, LaneKeys, Newer, SessionEvent, Want as SessionWant};
@@ -116,11 +116,12 @@ impl Node {
     }
 
     pub(super) fn drop_removed(&mut self, peer: PeerId, now: Instant) {
-        if peer == self.me || !self.removed.insert(peer) {
+        if peer == self.me || self.removed.contains_key(&peer) {
             return;
         }
+        let connected = self.sessions.address(peer).is_some();
+        self.removed.insert(peer, connected.then_some(now + REMOVED_MAY_LISTEN));
         self.gossip.remove_peer(peer, now);
-        self.sessions.refuse_peer(peer, now);
         self.set_presence(peer, Presence::Gone);
     }
 
@@ -128,6 +129,9 @@ impl Node {
         match event {
             SessionEvent::Up { peer, .. } => {
                 self.gossip.handle_link_up(peer, now);
+                if let Some(close @ None) = self.removed.get_mut(&peer) {
+                    *close = Some(now + REMOVED_MAY_LISTEN);
+                }
                 // The fabric is found: gossip keeps the links that it needs.
                 for address in std::mem::take(&mut self.remembered) {
                     self.sessions.forget_address(address, now);

@@ -36,6 +36,7 @@ struct Host {
     pongs: BTreeMap<u64, Result<Pong, PingError>>,
     /// A full disk refuses every entry.
     disk_full: bool,
+    removed_by: Option<PeerId>,
 }
 
 struct World {
@@ -108,6 +109,7 @@ impl World {
             answers: BTreeMap::new(),
             pongs: BTreeMap::new(),
             disk_full: false,
+            removed_by: None,
         });
     }
 
@@ -166,7 +168,8 @@ impl World {
                 Output::Ponged(ticket, result) => drop(host.pongs.insert(ticket.0, result)),
                 Output::InstallRx(_) | Output::RetireRx(_) | Output::SetTx(..) | Output::ClearTx(_) => {}
                 Output::SetAddress(..) | Output::FloodPeers(_) | Output::PeersChanged => {}
-                Output::Removed { .. } | Output::BootChanged(_) | Output::Notice(_) => {}
+                Output::Removed { by } => host.removed_by = Some(by),
+                Output::BootChanged(_) | Output::Notice(_) => {}
             }
         }
     }
@@ -287,4 +290,27 @@ fn ping_measures_the_way_and_says_why_not() {
     world.host(0).node.ping(Ticket(2), other, now);
     world.run(PING_DEADLINE + Duration::from_secs(1));
     assert!(matches!(world.host(0).pongs[&2], Err(PingError::NoAnswer { .. })));
+}
+
+#[test]
+fn removed_peer_that_comes_back_gives_up_its_blocks_and_is_refused() {
+    let mut world = World::new(3, 8, 0);
+    world.run(Duration::from_secs(3));
+    world.allocate(2, 1, "theirs");
+    world.run(Duration::from_secs(2));
+    let gone = world.host(2).node.me();
+    let stopped = world.hosts[2].take();
+    world.run(Duration::from_secs(20));
+    let now = world.now;
+    assert!(matches!(world.host(0).node.remove_peer(gone, now), Removal::Started { .. }));
+    world.run(Duration::from_secs(20));
+    assert_eq!(world.host(1).node.ipam_summary().peers.iter().filter(|space| space.peer == gone).count(), 0);
+    let disk = stopped.expect("it ran").disk;
+    world.start(2, disk, 2);
+    world.run(Duration::from_secs(20));
+    let heir = world.host(0).node.me();
+    assert_eq!(world.host(2).removed_by, Some(heir));
+    assert_eq!(world.host(2).node.ipam_summary().owned, 0);
+    world.run(Duration::from_secs(20));
+    assert!(world.host(0).node.sessions().address(gone).is_none(), "the door is closed");
 }

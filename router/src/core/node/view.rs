@@ -34,7 +34,7 @@ impl Node {
         let mut states: BTreeMap<PeerId, Option<MemberState>> =
             self.gossip.members().map(|member| (member.id, Some(member.state))).collect();
         states.insert(self.me, Some(MemberState::Alive));
-        states.extend(self.removed.iter().map(|peer| (*peer, None)));
+        states.extend(self.removed.keys().map(|peer| (*peer, None)));
         states
             .into_iter()
             .map(|(id, state)| PeerView {
@@ -68,7 +68,7 @@ impl Node {
 
     /// Was it removed from the fabric?
     pub fn is_removed(&self, peer: PeerId) -> bool {
-        self.removed.contains(&peer)
+        self.removed.contains_key(&peer)
     }
 
     /// Peers with addresses to dial, for remembering.
