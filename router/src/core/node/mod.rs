@@ -377,9 +377,9 @@ impl Node {
         self.pump(now);
     }
 
-    /// Grants of `leave` that the heir has not taken up yet, as far as is known.
-    pub fn unconfirmed(&self) -> usize {
-        self.ipam.unconfirmed()
+    /// Has the heir taken up everything that `leave` gave it, as far as is known? True without an heir.
+    pub fn is_handed_over(&self) -> bool {
+        self.ipam.summary().leaving_to.is_none() || self.ipam.is_handed_over()
     }
 
     /// The next journal entry that must be durable before `settle`.

@@ -27,6 +27,10 @@ const DEFAULT_RANGE: &str = "10.32.0.0/12";
 /// Frames that wait between the bridge and this router. The queue counts frames of up to 64 KiB, so a long one is a standing queue
 /// of many milliseconds; a short one loses bursts of small frames.
 pub const TAP_QUEUE_LENGTH: u32 = 128;
+/// Longest wait for the heir of a router that leaves to confirm its new space.
+const HANDOVER_DEADLINE: std::time::Duration = std::time::Duration::from_secs(3);
+/// Time for goodbyes to leave before the sockets close.
+const GOODBYE: std::time::Duration = std::time::Duration::from_millis(300);
 /// How long an address that is in use without a lease is claimed from whoever owns it now.
 const READOPT_DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
 /// Smallest range: four addresses, of which two can be handed out.
@@ -384,12 +388,16 @@ impl Engine {
         let Some(running) = &mut self.running else { return Ok(ResetAnswer { heir: None, detached: 0 }) };
         let heir = running.node.leave(now);
         self.settle().await;
+        // The grants are datagrams until the heir has taken them up.
+        self.linger(HANDOVER_DEADLINE, |node| node.is_handed_over()).await;
         if let Some(running) = &mut self.running {
+            if !running.node.is_handed_over() {
+                tracing::warn!("the heir has not confirmed yet; it learns of its new space from the others");
+            }
             running.node.say_goodbye(Instant::now());
         }
         self.settle().await;
-        // Grants and goodbyes are datagrams: repeat what neighbours ask for during a moment before the sockets close.
-        self.linger(std::time::Duration::from_millis(500)).await;
+        self.linger(GOODBYE, |_| false).await;
         if let Some(running) = self.running.take() {
             running.datapath.stop();
         }
@@ -397,10 +405,14 @@ impl Engine {
         Ok(ResetAnswer { heir: heir.map(|peer| peer.to_string()), detached: 0 })
     }
 
-    async fn linger(&mut self, time: std::time::Duration) {
+    /// Goes on talking until `done` or the time is over.
+    async fn linger(&mut self, time: std::time::Duration, done: impl Fn(&Node) -> bool) {
         let end = tokio::time::Instant::now() + time;
-        while let Ok(Some(input)) = tokio::time::timeout_at(end, self.inputs.recv()).await {
-            self.take(input);
+        while tokio::time::Instant::now() < end && !self.running.as_ref().is_none_or(|r| done(&r.node)) {
+            let step = tokio::time::Duration::from_millis(50);
+            if let Ok(Some(input)) = tokio::time::timeout(step, self.inputs.recv()).await {
+                self.take(input);
+            }
             self.wake();
             self.settle().await;
         }
