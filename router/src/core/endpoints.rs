@@ -174,13 +174,24 @@ impl Endpoints {
         }
         match winner {
             Some((owner, advert)) => {
-                let addresses = advert.addresses();
+                let mut addresses = advert.addresses();
+                addresses.retain(|address| !self.is_anothers(mac, *address));
                 self.by_address.extend(addresses.iter().map(|address| (*address, mac)));
                 self.resolved.insert(mac, (owner, advert));
                 self.changes.push_back(Change::Upsert { mac, owner, addresses });
             }
             None => self.changes.push_back(Change::Remove { mac }),
         }
+    }
+}
+
+impl Endpoints {
+    /// Does the IP address belong to a container of the fabric, and `mac` is not that container's? Then a device that somebody hung on
+    /// a bridge may not take it.
+    fn is_anothers(&self, mac: Mac, address: IpAddr) -> bool {
+        let Some(holder) = self.by_address.get(&address) else { return false };
+        let rightful = |mac: &Mac| mac.container_address().is_some();
+        *holder != mac && rightful(holder) && !rightful(&mac)
     }
 }
 
@@ -247,6 +258,17 @@ mod tests {
         table.set_present(LOW, Presence::Here, |_, _| false);
         assert!(matches!(table.poll_change(), Some(Change::Upsert { owner: LOW, .. })));
         assert_eq!(table.poll_change(), None);
+    }
+
+    #[test]
+    fn device_on_a_bridge_cannot_take_a_containers_address() {
+        let mut table = table();
+        let stranger = Mac([2, 0, 0, 0, 0, 1]);
+        table.announce(HIGH, Mac::of_container(ADDRESS), advert(), |_, _| false);
+        table.announce(LOW, stranger, advert(), |_, _| false);
+        assert_eq!(table.holder(ADDRESS.into()), Some(HIGH));
+        let changes: Vec<Change> = std::iter::from_fn(|| table.poll_change()).collect();
+        assert_eq!(changes[1], Change::Upsert { mac: stranger, owner: LOW, addresses: vec![] });
     }
 
     #[test]

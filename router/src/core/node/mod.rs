@@ -304,8 +304,8 @@ impl Node {
         self.pump(now);
     }
 
-    /// A frame came from a local address that nobody attached: a veth or a virtual machine that somebody put on the bridge.
-    /// Addresses that it used are announced with it, unless the allocation records give them to somebody.
+    /// A frame came from a local address that nobody attached: a veth or a virtual machine that somebody put on the bridge. IP
+    /// addresses that it used are announced with it, unless somebody has them.
     pub fn handle_foreign_mac(&mut self, mac: Mac, ips: &[IpAddr], now: Instant) {
         let known = self.local.get(&mac);
         if !mac.is_unicast() || (known.is_none() && self.foreign.len() >= MAX_FOREIGN_MACS) {
@@ -314,12 +314,8 @@ impl Node {
         if known.is_some() && !self.foreign.contains(&mac) {
             return;
         }
-        let outside = |ip: &&IpAddr| match ip {
-            IpAddr::V4(v4) => !self.config.range.contains(v4),
-            IpAddr::V6(v6) => !self.range6.contains(v6),
-        };
         let mut advert = known.cloned().unwrap_or_default();
-        for ip in ips.iter().filter(outside) {
+        for ip in ips.iter().filter(|ip| self.endpoints.holder(**ip).is_none()) {
             match ip {
                 IpAddr::V4(v4) => advert.v4 = Some(*v4),
                 IpAddr::V6(v6) => advert.v6 = Some(*v6),
