@@ -4,6 +4,7 @@
 use super::checksum;
 use super::drops::DropReason;
 use super::frame::{Headers, Network, Transport};
+use super::mtu::MAX_SEND;
 use super::rewrite::{Run, rewrite};
 use super::seal::{Outbox, SealError, SealingLane, TrainSink};
 use super::virtio;
@@ -120,8 +121,8 @@ impl<S: TrainSink> Writer<'_, S> {
             }
             Outgoing::Super { headers, segment } => self.put_slices(&headers, segment, frame)?,
         }
-        if self.outbox.is_closed() {
-            // Nothing can be added to it, so there is nothing to wait for.
+        if self.outbox.is_closed() || !self.outbox.has_room_for(1, MAX_SEND / 2) {
+            // Nothing, or no second super-frame, can be added to it, so there is nothing to wait for.
             self.outbox.send(self.sink);
         }
         Ok(())
@@ -172,6 +173,10 @@ impl<S: TrainSink> Writer<'_, S> {
         self.outbox.seal(self.lane, self.sink)?;
         let (head, payload) = frame.split_at(headers.len);
         let count = payload.len().div_ceil(segment);
+        if !self.outbox.has_room_for(count, LANE_HEADER + SLICE_HEADER + head.len() + segment + TAG) {
+            // Slices that arrive in one read become one super-frame again; spread over two they may not.
+            self.outbox.send(self.sink);
+        }
         for (index, slice) in payload.chunks(segment).enumerate() {
             let last = if index + 1 == count { Last::Yes } else { Last::No };
             let header = SliceHeader { last, headers: head.len(), segment, index };

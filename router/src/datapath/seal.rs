@@ -187,6 +187,11 @@ impl Outbox {
         self.sealed < self.count * self.segment
     }
 
+    /// Whether `count` datagrams of at most `length` bytes can still join what was sealed, as far as its size goes.
+    pub fn has_room_for(&self, count: usize, length: usize) -> bool {
+        self.count + count <= MAX_SEGMENTS && self.sealed + count * length <= MAX_SEND
+    }
+
     /// Sends what was sealed. What is staged stays.
     pub fn send(&mut self, sink: &mut impl TrainSink) {
         if self.count > 0 {

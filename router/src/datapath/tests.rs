@@ -501,6 +501,27 @@ fn super_frame_leaves_in_one_send_and_arrives_as_one() {
 }
 
 #[test]
+fn super_frames_of_full_segments_do_not_share_a_send() {
+    let shape = Shape {
+        network: Network::Ipv4,
+        transport: Transport::Tcp,
+        options: 0,
+        tags: 0,
+        payload: 42 * 1358,
+        segment: 1358,
+        tcp_flags: 0x10,
+        seq: 1,
+        id: 1,
+    };
+    let frames = [shape.build(), shape.build()];
+    let mut pair = Pair::new(1472);
+    pair.send(&frames);
+    assert_eq!(pair.world.trains.iter().map(Vec::len).collect::<Vec<_>>(), [42, 42]);
+    pair.carry(|| true);
+    assert_eq!(pair.world.written.len(), 2);
+}
+
+#[test]
 fn checksum_in_an_unusual_place_is_completed_once_also_when_flooded() {
     let mut pair = Pair::new(1472);
     // An IPv6 packet with a routing header, which the receiver would not look behind.
