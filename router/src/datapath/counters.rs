@@ -40,6 +40,8 @@ pub struct ThreadCounters {
     pub answered: Counter,
     /// Sends that had to go without segmentation offload.
     pub single_sends: Counter,
+    /// Questions that wait for an announcement, at present.
+    pub open_questions: Counter,
 }
 
 impl Default for ThreadCounters {
@@ -50,6 +52,7 @@ impl Default for ThreadCounters {
             writes: Counter::default(),
             answered: Counter::default(),
             single_sends: Counter::default(),
+            open_questions: Counter::default(),
         }
     }
 }

@@ -21,6 +21,7 @@ pub mod keys;
 pub mod mtu;
 pub mod neighbour;
 pub mod open;
+pub mod questions;
 pub mod reassembly;
 pub mod rebuild;
 pub mod receive;
@@ -202,6 +203,9 @@ impl Datapath {
         let mut master = locked(&self.master);
         let result = change(&mut master);
         self.table.store(Arc::new(master.clone()));
+        if self.sender_counters.open_questions.read() > 0 {
+            self.sender.send(SenderOrder::TableChanged);
+        }
         result
     }
 

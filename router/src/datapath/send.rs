@@ -14,6 +14,7 @@ use super::drops::DropReason;
 use super::frame::{self, Ethernet};
 use super::keys::PeerId;
 use super::neighbour::{MAX_ANSWER, Question};
+use super::questions::{Answered, OpenQuestions};
 use super::seal::{Outbox, SealError, SealedTrain, SealingLane, TrainSink};
 use super::table::{EndpointTable, Owner};
 use super::virtio;
@@ -57,6 +58,8 @@ pub enum SenderOrder {
     ClearTx(PeerId),
     /// The peer moved.
     SetAddress(PeerId, SocketAddr),
+    /// The forwarding table has grown while questions were open.
+    TableChanged,
 }
 
 struct TxPeer {
@@ -78,6 +81,19 @@ struct Slot {
     outbox: Outbox,
 }
 
+/// Writes the answer to a question to the TAP device.
+fn answer(
+    question: &Question,
+    mac: Mac,
+    counters: &ThreadCounters,
+    io: &mut impl SenderIo,
+) -> Result<(), DropReason> {
+    let mut out = [0; MAX_ANSWER];
+    let length = question.answer(mac, &mut out);
+    counters.answered.add(1);
+    io.answer(&out[..length])
+}
+
 /// The sender's state.
 pub struct Sender {
     start: Instant,
@@ -88,6 +104,7 @@ pub struct Sender {
     next_slot: usize,
     scratch: Vec<u8>,
     reported: HashMap<(Mac, Option<IpAddr>), Instant, RandomState>,
+    questions: OpenQuestions,
     counters: Arc<ThreadCounters>,
 }
 
@@ -103,6 +120,7 @@ impl Sender {
             next_slot: 0,
             scratch: Vec::new(),
             reported: HashMap::default(),
+            questions: OpenQuestions::default(),
             counters,
         }
     }
@@ -132,7 +150,28 @@ impl Sender {
                     tx.address = address;
                 }
             }
+            // The worker looks at the table anew after every order.
+            SenderOrder::TableChanged => {}
         }
+    }
+
+    /// Answers questions that had to wait for an announcement. To be called with each new table.
+    pub fn answer_open(&mut self, table: &EndpointTable, now: Instant, io: &mut impl SenderIo) {
+        if self.questions.is_empty() {
+            return;
+        }
+        let counters = &self.counters;
+        self.questions.settle(now, |question| match table.neighbour(question.target) {
+            Some((mac, Owner::Peer(_))) => {
+                if let Err(reason) = answer(question, mac, counters, io) {
+                    counters.dropped(reason, 1);
+                }
+                Answered::Done
+            }
+            Some((_, Owner::Local)) => Answered::Done,
+            None => Answered::NotYet,
+        });
+        self.counters.open_questions.set(self.questions.len() as u64);
     }
 
     /// Takes a frame from the TAP device. What can wait for the rest of the batch waits until `flush`.
@@ -213,14 +252,13 @@ impl Sender {
                 self.report(ethernet.src, Some(ip), now, io);
             }
             match table.neighbour(question.target) {
-                Some((mac, Owner::Peer(_))) => {
-                    let mut out = [0; MAX_ANSWER];
-                    let length = question.answer(mac, &mut out);
-                    self.counters.answered.add(1);
-                    return io.answer(&out[..length]);
-                }
+                Some((mac, Owner::Peer(_))) => return answer(&question, mac, &self.counters, io),
                 Some((_, Owner::Local)) => return Err(DropReason::NeighbourLocal),
-                None if table.in_range(question.target) => return Err(DropReason::NeighbourUnknown),
+                None if table.in_range(question.target) => {
+                    self.questions.keep(question, now);
+                    self.counters.open_questions.set(self.questions.len() as u64);
+                    return Err(DropReason::NeighbourUnknown);
+                }
                 None => {}
             }
         }

@@ -650,3 +650,17 @@ fn questions_for_neighbours_are_answered_dropped_or_flooded() {
     pair.send(&[arp_request([10, 32, 0, 1], [192, 168, 0, 1])]);
     assert_eq!(pair.world.trains.len(), 1, "out of range goes to everybody");
 }
+
+#[test]
+fn early_question_is_answered_when_the_address_is_announced() {
+    let mut pair = Pair::new(1472);
+    pair.send(&[arp_request([10, 32, 0, 1], [10, 32, 0, 99])]);
+    assert!(pair.world.answers.is_empty());
+    let endpoint = Endpoint { owner: Owner::Peer(BOB), ips: vec!["10.32.0.99".parse().expect("address")] };
+    let late = Mac([10, 119, 10, 32, 0, 99]);
+    pair.at_alice.upsert(late, endpoint);
+    pair.sender.answer_open(&pair.at_alice, pair.now, &mut pair.world);
+    pair.sender.answer_open(&pair.at_alice, pair.now, &mut pair.world);
+    assert_eq!(pair.world.answers.len(), 1, "once");
+    assert_eq!(pair.world.answers[0][..12], [MAC_A.0, late.0].concat());
+}

@@ -73,6 +73,7 @@ pub(super) fn run_sender(
             sender.handle_order(order, now, &mut io);
         }
         let table = table.load();
+        sender.answer_open(table, now, &mut io);
         let mut idle = false;
         for _ in 0..FRAME_BATCH {
             match (&mut &*tap).read(&mut buffer) {

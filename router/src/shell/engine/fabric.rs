@@ -24,9 +24,9 @@ use crate::shell::{random, targets};
 
 /// The range unless told otherwise, as Weave Net's users know it.
 const DEFAULT_RANGE: &str = "10.32.0.0/12";
-/// Frames that wait between the bridge and this router. The queue counts frames of up to 64 KiB, so a long one is a standing queue
-/// of many milliseconds; a short one loses bursts of small frames.
-pub const TAP_QUEUE_LENGTH: u32 = 128;
+/// Frames that wait between the bridge and this router. The queue counts frames of up to 64 KiB, so a long one is a standing queue of
+/// milliseconds; a short one loses bursts of small frames (with 128, a window of 256 small frames lost a quarter).
+pub const TAP_QUEUE_LENGTH: u32 = 512;
 /// Longest wait for the heir of a router that leaves to confirm its new space.
 const HANDOVER_DEADLINE: std::time::Duration = std::time::Duration::from_secs(3);
 /// Time for goodbyes to leave before the sockets close.
@@ -194,6 +194,7 @@ impl Engine {
         if file.founder && file.boot == 1 {
             node.found(now);
         }
+        node.announce(Mac::of_host(node.me()), EndpointAdvert::default(), now);
         for target in &file.targets {
             if let Err(error) = self.targets.add(target) {
                 tracing::warn!(%error, "target ignored");
@@ -336,7 +337,8 @@ impl Engine {
                 let name = Some(self.config.nickname.clone());
                 running.node.announce(mac, EndpointAdvert { v4: Some(v4), v6, name }, now);
             }
-            None => running.node.retract(mac, now),
+            // The bridge speaks for itself also without an address of the fabric.
+            None => running.node.announce(mac, EndpointAdvert::default(), now),
         }
     }
 

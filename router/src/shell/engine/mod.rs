@@ -27,7 +27,6 @@ use super::state::dir::{Contents, FabricFile, Kept, StateDir};
 use super::targets::Targets;
 use crate::core::endpoints::Change;
 use crate::core::identity::Identity;
-use crate::core::mac::Mac;
 use crate::core::node::{Node, Output, PingError, Pong};
 use crate::core::session::ConnectionState;
 use crate::datapath::{ControlInput, Datapath, DatapathError, Endpoint, Owner};
@@ -179,7 +178,7 @@ impl Engine {
         match input {
             ControlInput::Datagram { from, bytes } => running.node.handle_datagram(from, &bytes, now),
             ControlInput::WantSession(peer) => running.node.want_session(peer, now),
-            ControlInput::LocalMac { mac, ips } => running.node.handle_foreign_mac(Mac(mac.0), &ips, now),
+            ControlInput::LocalMac { mac, ips } => running.node.handle_foreign_mac(mac, &ips, now),
             // Lanes are keyed anew every two minutes, in which no counter gets near its limit.
             ControlInput::RekeyWanted(peer) => {
                 tracing::warn!(peer = %peer.short(), "lane counter is half used")
@@ -205,11 +204,9 @@ impl Engine {
                     tracing::debug!(%to, %error, "control datagram not sent");
                 }
             }
-            Output::InstallRx(key) => note_refused(datapath.install_rx(convert_rx(key))),
-            Output::RetireRx(lane) => datapath.retire_rx(crate::datapath::LaneId(lane.0)),
-            Output::SetTx(peer, address, key) => {
-                note_refused(datapath.set_tx(peer, address, convert_tx(key)))
-            }
+            Output::InstallRx(key) => note_refused(datapath.install_rx(key)),
+            Output::RetireRx(lane) => datapath.retire_rx(lane),
+            Output::SetTx(peer, address, key) => note_refused(datapath.set_tx(peer, address, key)),
             Output::ClearTx(peer) => datapath.clear_tx(peer),
             Output::SetAddress(peer, address) => datapath.set_address(peer, address),
             Output::Endpoint(change) => show(datapath, running.node.me(), change),
@@ -325,30 +322,6 @@ fn show(datapath: &Datapath, me: PeerId, change: Change) {
             datapath.upsert_endpoint(mac, Endpoint { owner, ips: addresses });
         }
         Change::Remove { mac } => datapath.remove_endpoint(mac),
-    }
-}
-
-fn convert_cipher(cipher: crate::core::session::Cipher) -> crate::datapath::Cipher {
-    match cipher {
-        crate::core::session::Cipher::Aes256Gcm => crate::datapath::Cipher::Aes256Gcm,
-        crate::core::session::Cipher::ChaCha20Poly1305 => crate::datapath::Cipher::ChaCha20Poly1305,
-    }
-}
-
-fn convert_rx(key: crate::core::session::RxLaneKey) -> crate::datapath::RxLaneKey {
-    crate::datapath::RxLaneKey {
-        lane: crate::datapath::LaneId(key.lane.0),
-        peer: key.peer,
-        cipher: convert_cipher(key.cipher),
-        key: zeroize::Zeroizing::new(*key.key),
-    }
-}
-
-fn convert_tx(key: crate::core::session::TxLaneKey) -> crate::datapath::TxLaneKey {
-    crate::datapath::TxLaneKey {
-        lane: crate::datapath::LaneId(key.lane.0),
-        cipher: convert_cipher(key.cipher),
-        key: zeroize::Zeroizing::new(*key.key),
     }
 }
 

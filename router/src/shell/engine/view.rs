@@ -268,6 +268,10 @@ impl Engine {
             );
             return problems;
         };
+        if !running.datapath.is_running() {
+            let text = "the data path has stopped, containers reach only this host".to_owned();
+            add("data-path", "error", text, "restart weaved; its log says what happened");
+        }
         if let Some(why) = &self.not_durable {
             add(
                 "state-not-durable",
