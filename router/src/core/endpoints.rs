@@ -122,14 +122,18 @@ impl Endpoints {
         self.changes.pop_front()
     }
 
-    /// Peers, other than this router, with at least one endpoint in the table: they get broadcast and multicast.
+    /// Peers, other than this router, that have somebody to hear broadcast and multicast: a container, a device, or a host with an
+    /// address of the fabric. A bare bridge is nobody.
     pub fn peers(&self) -> BTreeSet<PeerId> {
-        self.resolved.values().map(|(owner, _)| *owner).filter(|owner| *owner != self.me).collect()
+        let hears = |(mac, (owner, advert)): &(&Mac, &(PeerId, EndpointAdvert))| {
+            *owner != self.me && (**mac != Mac::of_host(*owner) || !advert.addresses().is_empty())
+        };
+        self.resolved.iter().filter(hears).map(|(_, (owner, _))| *owner).collect()
     }
 
-    /// Endpoints in the table that are at `peer`.
+    /// Endpoints in the table that are at `peer`, without its bridge.
     pub fn count(&self, peer: PeerId) -> usize {
-        self.resolved.values().filter(|(owner, _)| *owner == peer).count()
+        self.resolved.iter().filter(|(mac, (owner, _))| *owner == peer && **mac != Mac::of_host(peer)).count()
     }
 
     /// Where an address is.
@@ -258,6 +262,16 @@ mod tests {
         table.set_present(LOW, Presence::Here, |_, _| false);
         assert!(matches!(table.poll_change(), Some(Change::Upsert { owner: LOW, .. })));
         assert_eq!(table.poll_change(), None);
+    }
+
+    #[test]
+    fn bare_bridge_is_no_reason_to_send_broadcast() {
+        let mut table = table();
+        table.announce(LOW, Mac::of_host(LOW), EndpointAdvert::default(), |_, _| false);
+        assert!(table.peers().is_empty());
+        assert_eq!(table.count(LOW), 0);
+        table.announce(LOW, Mac::of_host(LOW), advert(), |_, _| false);
+        assert_eq!(table.peers(), BTreeSet::from([LOW]));
     }
 
     #[test]
