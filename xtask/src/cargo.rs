@@ -7,6 +7,10 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+/// How the variables begin that `cargo run` sets for the program that it runs: those of the package, not of the user.
+const ADDED_BY_CARGO_RUN: [&str; 6] =
+    ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_", "LD_LIBRARY_PATH"];
+
 /// Tests that passed and failed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
@@ -80,11 +84,16 @@ pub(crate) fn test(command: &mut Command) -> Result<Counts> {
     Ok(counts)
 }
 
-/// Cargo in the workspace's root.
+/// Cargo in the workspace's root, with the environment that it had before `cargo run` added to it. Otherwise build scripts that
+/// look at such variables, ring's among them, run again each time, and half of the workspace is built again after them.
 pub(crate) fn cargo() -> Command {
     let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
     command.current_dir(root());
+    let added = |name: &str| ADDED_BY_CARGO_RUN.iter().any(|prefix| name.starts_with(prefix));
+    for name in env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(|name| added(name)) {
+        command.env_remove(name);
+    }
     command
 }
 
