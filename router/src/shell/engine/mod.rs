@@ -139,6 +139,10 @@ impl Engine {
             }
             self.take_more().await;
             self.settle().await;
+            // Not left to housekeeping: a router that dies young must find its way back as well.
+            if std::mem::take(&mut self.peers_changed) {
+                self.remember_peers();
+            }
         }
         if let Some(running) = self.running.take() {
             running.datapath.stop();
@@ -279,9 +283,6 @@ impl Engine {
         if self.unsure && self.has_heard_fabric(now) {
             tracing::info!("the fabric was heard again; addresses are leased again");
             self.unsure = false;
-        }
-        if std::mem::take(&mut self.peers_changed) {
-            self.remember_peers();
         }
         self.compact().await;
     }
