@@ -38,6 +38,15 @@ const LONGEST_PREFIX: u8 = 30;
 /// Largest range.
 const SHORTEST_PREFIX: u8 = 8;
 
+/// What the state directory knew of the attachments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Records {
+    /// All of them.
+    Complete,
+    /// Some of them: the journal was damaged.
+    MayBeMissing,
+}
+
 impl Engine {
     pub(super) async fn up(&mut self, request: api::UpRequest) -> Result<FabricInfo, ApiError> {
         let range = request.range.unwrap_or_else(|| DEFAULT_RANGE.parse().unwrap_or_default());
@@ -134,7 +143,8 @@ impl Engine {
         }
         self.unsure = contents.ipam_damaged;
         self.start(file, &ipam).await?;
-        self.adopt(contents.attachments).await;
+        let records = if contents.attachments_damaged { Records::MayBeMissing } else { Records::Complete };
+        self.adopt(contents.attachments, records).await;
         self.keep_house().await;
         Ok(())
     }
@@ -250,7 +260,9 @@ impl Engine {
     }
 
     /// Takes over attachments of an earlier run that still exist and rolls back what was not finished.
-    async fn adopt(&mut self, attachments: Vec<Kept>) {
+    ///
+    /// Where records are missing, what has none is not rolled back: a container uses it, and its runtime will still delete it by name.
+    async fn adopt(&mut self, attachments: Vec<Kept>, records: Records) {
         let now = Instant::now();
         let ports = match self.kernel.list_ports().await {
             Ok(ports) => ports,
@@ -272,22 +284,29 @@ impl Engine {
         let known: Vec<String> =
             self.attachments.values().map(|kept| kept.attachment.host_ifname.clone()).collect();
         for port in ports.iter().filter(|port| !known.contains(&port.ifname)) {
-            tracing::info!(port = %port.ifname, "interface without a record is removed");
-            if let Err(error) = self.kernel.detach(&port.ifname).await {
-                tracing::warn!(%error, "cannot remove it");
+            match records {
+                Records::Complete => {
+                    tracing::info!(port = %port.ifname, "interface without a record is removed");
+                    if let Err(error) = self.kernel.detach(&port.ifname).await {
+                        tracing::warn!(%error, "cannot remove it");
+                    }
+                }
+                Records::MayBeMissing => {
+                    tracing::warn!(port = %port.ifname, "interface without a record is left as it is");
+                }
             }
         }
-        self.roll_back_leases(now);
+        self.roll_back_leases(now, records);
         self.adopt_exposure(now).await;
     }
 
-    fn roll_back_leases(&mut self, now: Instant) {
+    fn roll_back_leases(&mut self, now: Instant, records: Records) {
         let Some(running) = &mut self.running else { return };
         let held: Vec<_> = self.attachments.keys().cloned().collect();
         let leases: Vec<_> = running.node.leases().collect();
         for (owner, address) in &leases {
             let Some((container, ifname)) = held_by(&owner.0) else { continue };
-            if !held.contains(&(container.to_owned(), ifname.to_owned())) {
+            if records == Records::Complete && !held.contains(&(container.to_owned(), ifname.to_owned())) {
                 tracing::info!(holder = %owner.0, %address, "lease without an attachment is released");
                 running.node.release(owner, ipam::Rest::Used, now);
             }

@@ -111,6 +111,8 @@ pub struct Contents {
     pub ipam_damaged: bool,
     /// Attachments that were complete, in order of their making.
     pub attachments: Vec<Kept>,
+    /// Whether attachments may be missing.
+    pub attachments_damaged: bool,
     /// What was wrong.
     pub problems: Vec<Problem>,
 }
@@ -170,6 +172,7 @@ fn read_all(path: &Path, lock: File) -> io::Result<(StateDir, Contents)> {
         fabric: fabric.value,
         ipam_damaged: ipam.set_aside.is_some(),
         ipam: ipam.entries,
+        attachments_damaged: attachments.set_aside.is_some(),
         attachments: replay(&attachments.entries, &mut problems),
         problems,
     };

@@ -1,8 +1,8 @@
 //! An append-only journal of checksummed entries.
 //!
-//! Each entry is `length u32 LE, crc32 of the payload u32 LE, payload`. A tail that was being written when power went is cut off
-//! silently: nothing in it was promised. Damage before the tail means the disk lied: the file is kept aside, its undamaged
-//! beginning is used, and the caller is told, since entries after the damage may be missing.
+//! Each entry is `length u32 LE, crc32 of the payload u32 LE, payload`. Where that stops making sense, the file is kept aside, its
+//! undamaged beginning is used, and the caller is told, since entries may be missing. A tail that was being written when power went
+//! was never promised, but looks the same as a file that was cut short, which was; so both are told.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -37,8 +37,6 @@ pub struct Opened {
     pub entries: Vec<Vec<u8>>,
     /// Where a damaged file was kept, and what was wrong.
     pub set_aside: Option<(PathBuf, String)>,
-    /// Bytes of an unfinished last entry that were cut off.
-    pub torn: u64,
 }
 
 impl Journal {
@@ -47,26 +45,21 @@ impl Journal {
         let path = dir.join(name);
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let journal = write_whole(&path, std::iter::empty())?;
+                return Ok(Opened { journal, entries: Vec::new(), set_aside: None });
+            }
             Err(error) => return Err(error),
         };
         let scan = scan(&bytes);
-        let mut set_aside = None;
-        if let Some(why) = scan.damage {
-            let kept = move_aside(&path)?;
-            set_aside = Some((kept, why));
-        }
-        let rewrite = set_aside.is_some() || bytes.len() < MAGIC.len();
-        let journal = if rewrite {
-            write_whole(&path, scan.entries.iter().map(Vec::as_slice))?
-        } else {
+        let Some(why) = scan.damage else {
             let file = OpenOptions::new().read(true).write(true).open(&path)?;
-            file.set_len(scan.whole)?;
-            file.sync_all()?;
-            Journal { path, file, durable: scan.whole, entries: scan.entries.len() as u64 }
+            let journal = Journal { path, file, durable: scan.whole, entries: scan.entries.len() as u64 };
+            return Ok(Opened { journal, entries: scan.entries, set_aside: None });
         };
-        let torn = if rewrite { 0 } else { bytes.len() as u64 - scan.whole };
-        Ok(Opened { journal, entries: scan.entries, set_aside, torn })
+        let kept = move_aside(&path)?;
+        let journal = write_whole(&path, scan.entries.iter().map(Vec::as_slice))?;
+        Ok(Opened { journal, entries: scan.entries, set_aside: Some((kept, why)) })
     }
 
     /// Appends entries with one write and one fsync; all or none of them are durable when it returns.
@@ -126,9 +119,9 @@ struct Scan {
 
 fn scan(bytes: &[u8]) -> Scan {
     let mut entries = Vec::new();
+    // The file gets its name when its head is durable, so a shorter one has been cut.
     if bytes.len() < MAGIC.len() {
-        let damage = (!MAGIC.starts_with(bytes)).then(|| "does not start as a journal".to_owned());
-        return Scan { entries, whole: 0, damage };
+        return Scan { entries, whole: 0, damage: Some(format!("only {} bytes long", bytes.len())) };
     }
     if &bytes[..MAGIC.len()] != MAGIC {
         return Scan { entries, whole: 0, damage: Some("does not start as a journal".to_owned()) };
@@ -143,9 +136,11 @@ fn scan(bytes: &[u8]) -> Scan {
             None => break,
         }
     }
-    // An unfinished append leaves at most one batch behind the last good entry and nothing readable after it.
-    let damage = (at < bytes.len() && readable_after(bytes, at))
-        .then(|| format!("entry {} at byte {at} is damaged, entries after it are not used", entries.len()));
+    let damage = (at < bytes.len()).then(|| {
+        let what =
+            if readable_after(bytes, at) { "damaged, entries after it are not used" } else { "cut short" };
+        format!("entry {} at byte {at} is {what}", entries.len())
+    });
     Scan { entries, whole: at as u64, damage }
 }
 
@@ -229,9 +224,11 @@ mod tests {
             std::fs::write(dir.join("j"), &whole[..cut]).expect("cut");
             let opened = Journal::open(&dir, "j").expect("open");
             assert_eq!(opened.entries, words(4)[..opened.entries.len()], "cut at {cut}");
-            assert!(opened.set_aside.is_none(), "cut at {cut}: a torn tail is no damage");
             let end: usize = MAGIC.len() + opened.entries.iter().map(|e| e.len() + HEAD).sum::<usize>();
-            assert!(end + HEAD + 9 > cut, "cut at {cut}: lost more than the torn entry");
+            assert!(end + HEAD + 9 > cut || cut < MAGIC.len(), "cut at {cut}: lost more than the torn entry");
+            // Between two entries a cut leaves nothing that could tell.
+            let told = opened.set_aside.map(|(kept, _)| std::fs::read(kept).expect("kept"));
+            assert_eq!(told, (cut != end).then(|| whole[..cut].to_vec()), "cut at {cut}");
         }
         std::fs::remove_dir_all(dir).expect("clean");
     }
