@@ -173,6 +173,7 @@ impl Attacher {
             tracing::warn!(container = %kept.attachment.container, warning = warning.0, "attached with a setting missing");
         }
         kept.attachment.host_mac = Mac(attached.host_mac).to_string();
+        kept.attachment.routes.retain(|route| !attached.routes_left.contains(&route.dst));
         let attachment = kept.attachment.clone();
         let recorded = self.hub.ask(|reply| Call::Attached(Box::new(kept), reply)).await;
         if let Err(error) = recorded {

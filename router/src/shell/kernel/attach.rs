@@ -14,7 +14,7 @@ use std::os::fd::AsRawFd;
 
 use super::{
     bridge::PortRole,
-    container::{self, Inside},
+    container::{self, Configured, Inside},
     error::{KernelError, Result, Side},
     links::{self, CREATE_NEW, Link},
     netns::{NetnsId, OpenNetns},
@@ -102,7 +102,7 @@ fn host_mac(container: [u8; 6]) -> [u8; 6] {
 }
 
 fn configure(host: &mut Wire, inside: &mut Inside, spec: &AttachSpec) -> Result<Attached> {
-    let (container_ifindex, warnings) = inside.configure(spec)?;
+    let Configured { ifindex: container_ifindex, mut warnings, routes_left } = inside.configure(spec)?;
     let port = links::require(host, &spec.host_ifname)?;
     // Two requests in one system call: without the first, the port would choose a link-local address the moment it is up, and speak to
     // the container with it.
@@ -118,7 +118,6 @@ fn configure(host: &mut Wire, inside: &mut Inside, spec: &AttachSpec) -> Result<
         reply: Reply::Acknowledged,
     });
     let mut answers = host.exchange(Vec::from(requests)).into_iter();
-    let mut warnings = warnings;
     if let Some(Err(refusal)) = answers.next() {
         // A kernel without IPv6 has nothing to silence.
         warnings.extend(
@@ -130,7 +129,7 @@ fn configure(host: &mut Wire, inside: &mut Inside, spec: &AttachSpec) -> Result<
         .try_for_each(|answer| answer.map(|_| ()))
         .map_err(|refusal| refusal.during("set up port", &spec.host_ifname))?;
     let host_mac = port.mac.as_slice().try_into().unwrap_or_default();
-    Ok(Attached { host_mac, host_ifindex: port.ifindex, container_ifindex, warnings })
+    Ok(Attached { host_mac, host_ifindex: port.ifindex, container_ifindex, routes_left, warnings })
 }
 
 /// Removes an attachment; `false` when there was none. Only ever a veth end with our prefix.

@@ -33,6 +33,24 @@ struct Step {
     operation: &'static str,
     object: String,
     family: Family,
+    exists: IfExists,
+}
+
+/// What it means that the kernel has the object already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum IfExists {
+    /// Something is wrong.
+    Fail,
+    /// A default route of another network stays, as a container that is attached to a second network wants it.
+    Leave(IpNet),
+}
+
+/// What `configure` did.
+pub(super) struct Configured {
+    pub(super) ifindex: u32,
+    pub(super) warnings: Vec<Warning>,
+    /// Default routes that were not made because the container has others.
+    pub(super) routes_left: Vec<IpNet>,
 }
 
 /// Steps of IPv6 may fail where a kernel or a container has none; the container then lives with IPv4 alone.
@@ -53,37 +71,44 @@ impl Inside {
     }
 
     /// Brings the interface up with its addresses and routes: sysctls, one lookup, and one system call for all the rest.
-    pub(super) fn configure(&mut self, spec: &AttachSpec) -> Result<(u32, Vec<Warning>)> {
+    pub(super) fn configure(&mut self, spec: &AttachSpec) -> Result<Configured> {
         let link = links::require(&mut self.wire, &spec.container_ifname)?;
-        let mut warnings = interface_settings(&spec.container_ifname);
+        let warnings = interface_settings(&spec.container_ifname);
+        let mut done = Configured { ifindex: link.ifindex, warnings, routes_left: Vec::new() };
         let v6 = sysctl::ipv6_present();
         let steps: Vec<Step> =
             steps(link.ifindex, spec).into_iter().filter(|step| v6 || step.family == Family::Any).collect();
         if !v6 {
-            warnings.push(Warning("no IPv6 in this namespace: the container gets IPv4 only".to_owned()));
+            done.warnings.push(Warning("no IPv6 in this namespace: the container gets IPv4 only".to_owned()));
         }
         let mut steps = steps.into_iter().peekable();
         while steps.peek().is_some() {
-            self.apply(steps.by_ref().take(MAX_BATCH), &mut warnings)?;
+            self.apply(steps.by_ref().take(MAX_BATCH), &mut done)?;
         }
-        Ok((link.ifindex, warnings))
+        Ok(done)
     }
 
-    fn apply(&mut self, steps: impl Iterator<Item = Step>, warnings: &mut Vec<Warning>) -> Result<()> {
+    fn apply(&mut self, steps: impl Iterator<Item = Step>, done: &mut Configured) -> Result<()> {
         let (words, requests): (Vec<_>, Vec<_>) = steps
             .map(|step| {
-                let Step { message, flags, operation, object, family } = step;
-                ((operation, object, family), Request { message, flags, reply: Reply::Acknowledged })
+                let Step { message, flags, operation, object, family, exists } = step;
+                ((operation, object, family, exists), Request { message, flags, reply: Reply::Acknowledged })
             })
             .unzip();
         let answers: Vec<Answer<Message>> = self.wire.exchange(requests);
-        for ((operation, object, family), answer) in words.into_iter().zip(answers) {
+        for ((operation, object, family, exists), answer) in words.into_iter().zip(answers) {
             match answer {
                 Ok(_) => {}
                 Err(refusal) if family == Family::V6 && switched_off(&refusal.errno) => {
-                    warnings.push(Warning(format!("cannot {operation} `{object}`: IPv6 is switched off")));
+                    done.warnings
+                        .push(Warning(format!("cannot {operation} `{object}`: IPv6 is switched off")));
                 }
-                Err(refusal) => return Err(refusal.during(operation, object)),
+                Err(refusal) => match exists {
+                    IfExists::Leave(destination) if refusal.is(Errno::EXIST) => {
+                        done.routes_left.push(destination);
+                    }
+                    IfExists::Leave(_) | IfExists::Fail => return Err(refusal.during(operation, object)),
+                },
             }
         }
         Ok(())
@@ -128,6 +153,7 @@ fn steps(ifindex: u32, spec: &AttachSpec) -> Vec<Step> {
             operation: "set up device",
             object: LOOPBACK.to_owned(),
             family: Family::Any,
+            exists: IfExists::Fail,
         },
         Step {
             message: Message::NewLink(links::up(links::about(ifindex))),
@@ -135,6 +161,7 @@ fn steps(ifindex: u32, spec: &AttachSpec) -> Vec<Step> {
             operation: "set up device",
             object: name,
             family: Family::Any,
+            exists: IfExists::Fail,
         },
     ];
     for net in [IpNet::V4(spec.v4), IpNet::V6(spec.v6)] {
@@ -144,6 +171,7 @@ fn steps(ifindex: u32, spec: &AttachSpec) -> Vec<Step> {
             operation: "add address",
             object: net.to_string(),
             family: family(net),
+            exists: IfExists::Fail,
         });
     }
     for (destination, gateway) in &spec.routes {
@@ -154,6 +182,11 @@ fn steps(ifindex: u32, spec: &AttachSpec) -> Vec<Step> {
             operation: "add route",
             object: format!("{destination}{via}"),
             family: family(*destination),
+            exists: if destination.prefix_len() == 0 {
+                IfExists::Leave(*destination)
+            } else {
+                IfExists::Fail
+            },
         });
     }
     steps
