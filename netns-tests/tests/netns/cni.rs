@@ -31,7 +31,6 @@ fn missing_environment_is_named() {
         let container = lab.host(1).container()?;
         let call = container.call("ADD");
         let without = [
-            ("CNI_COMMAND", CniCall { command: None, ..call.clone() }),
             ("CNI_CONTAINERID", CniCall { container: None, ..call.clone() }),
             ("CNI_NETNS", CniCall { netns: None, ..call.clone() }),
             ("CNI_IFNAME", CniCall { ifname: None, ..call.clone() }),
@@ -42,6 +41,19 @@ fn missing_environment_is_named() {
             same("the variable is named", &outcome.answer.to_string().contains(name), &true)
                 .with_context(|| outcome.answer.to_string())?;
         }
+        nothing_attached(lab.host(1))
+    });
+}
+
+/// A person started it: like the reference plugins, it then says what it is.
+#[test]
+fn without_a_command_it_says_what_it_is() {
+    fabric(1, |lab| {
+        let call = CniCall { command: None, ..lab.host(1).container()?.call("ADD") };
+        let outcome = call.run(lab.host(1))?.success("nothing")?;
+        same("standard output", &outcome.answer, &Value::Null)?;
+        same("says what it is", &outcome.stderr.contains("CNI plugin"), &true)
+            .with_context(|| outcome.stderr.clone())?;
         nothing_attached(lab.host(1))
     });
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use lab::{Container, Host, Lab, Ping, ping_until_answered, until};
@@ -18,9 +18,6 @@ const ROUNDS: usize = 8;
 /// Attachments that are under way when the router dies.
 const BATCH: usize = 8;
 
-/// A batch takes about as long, so deaths fall before, into and after it.
-const LATEST_DEATH_MS: u64 = 120;
-
 #[test]
 fn death_while_attaching_loses_doubles_and_leaks_nothing() {
     fabric(2, |lab| {
@@ -28,9 +25,10 @@ fn death_while_attaching_loses_doubles_and_leaks_nothing() {
         let watcher = lab.host(2).attached()?;
         let mut alive: Vec<Container> = Vec::new();
         let mut interrupted = 0;
+        let undisturbed = time_of_a_batch(host)?;
         for round in 0..ROUNDS {
             let batch: Vec<Container> = (0..BATCH).map(|_| host.container()).collect::<Result<_>>()?;
-            let death = Duration::from_millis(dice.below(LATEST_DEATH_MS));
+            let death = part_of(undisturbed, &mut dice);
             let (kept, failed) = attach_and_kill(host, batch, death)?;
             interrupted += failed.len();
             host.start_again()?;
@@ -48,6 +46,7 @@ fn death_while_attaching_loses_doubles_and_leaks_nothing() {
             consistent(host, &alive).with_context(context)?;
         }
         figure("death while attaching", &format!("{ROUNDS} deaths, {interrupted} attachments interrupted"));
+        same("some were interrupted", &(interrupted > 0), &true)?;
         for container in &alive {
             ping_until_answered(watcher.ns(), IpAddr::V4(container.ipv4()?), SETTLE)?;
         }
@@ -112,6 +111,25 @@ fn killed_router_leaves_local_containers_connected() {
     });
 }
 
+/// How long a batch takes when nobody dies, so that deaths fall into it on any machine.
+fn time_of_a_batch(host: &Host) -> Result<Duration> {
+    let mut batch: Vec<Container> = (0..BATCH).map(|_| host.container()).collect::<Result<_>>()?;
+    let start = Instant::now();
+    thread::scope(|scope| {
+        let threads: Vec<_> =
+            batch.iter_mut().map(|container| scope.spawn(|| container.cni_add().map(drop))).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?)
+    })?;
+    let time = start.elapsed();
+    batch.iter_mut().try_for_each(|container| container.cni_del().map(drop))?;
+    Ok(time)
+}
+
+/// A moment within a time.
+fn part_of(time: Duration, dice: &mut Dice) -> Duration {
+    time / 100 * u32::try_from(dice.below(100)).unwrap_or_default()
+}
+
 /// Same-host traffic never leaves the kernel, so it needs no router.
 fn one_reaches_while_down(one: &Container, two: &Container) -> Result<()> {
     for address in two.addresses()? {
@@ -165,14 +183,14 @@ fn death_of_two_allocators_at_once_gives_no_address_twice() {
     fabric(3, |lab| {
         let mut dice = Dice::new(0xa110c);
         let mut alive: Vec<Container> = Vec::new();
+        let undisturbed = time_of_a_batch(lab.host(3))?;
         for round in 0..3 {
             let batches: Vec<Vec<Container>> = lab
                 .hosts()
                 .iter()
                 .map(|host| (0..4).map(|_| host.container()).collect::<Result<_>>())
                 .collect::<Result<_>>()?;
-            let deaths: Vec<Duration> =
-                (0..3).map(|_| Duration::from_millis(dice.below(LATEST_DEATH_MS))).collect();
+            let deaths: Vec<Duration> = (0..3).map(|_| part_of(undisturbed, &mut dice)).collect();
             let outcomes: Vec<_> = thread::scope(|scope| {
                 let threads: Vec<_> = batches
                     .into_iter()

@@ -154,20 +154,23 @@ fn fragmented_packets_pass_in_both_families() {
 }
 
 #[test]
-fn interface_with_an_address_of_its_own_is_found() {
+fn interface_hung_on_the_bridge_by_hand_is_found() {
     fabric(2, |lab| {
-        // Somebody hangs a device on the bridge by hand, with a MAC address that no allocator knows.
+        // A MAC address and IP addresses that no allocator knows: a virtual machine, say.
         let far = lab.host(2).attached()?;
+        far.ns().ip("addr add 192.0.2.2/24 dev eth0")?;
         let stranger = lab.host(1).container()?;
         let bridge = lab.host(1).json(&["status"])?["bridge"].as_str().context("no bridge")?.to_owned();
         let (host, name) = (lab.host(1).ns(), stranger.ns().name());
         host.ip(&format!("link add stranger type veth peer name eth0 netns {name}"))?;
         host.ip(&format!("link set stranger mtu 1390 master {bridge} up"))?;
-        stranger.ns().ip("addr add 10.47.255.200/12 dev eth0")?;
+        stranger.ns().ip("addr add 192.0.2.1/24 dev eth0")?;
         stranger.ns().ip("link set eth0 mtu 1390 up")?;
-        let address = IpAddr::V4(far.ipv4()?);
-        lab::ping_until_answered(stranger.ns(), address, SETTLE)?;
-        Ping::default().expect_all(stranger.ns(), address).map(drop)
+        for (from, to) in [(stranger.ns(), [192, 0, 2, 2]), (far.ns(), [192, 0, 2, 1])] {
+            lab::ping_until_answered(from, IpAddr::from(to), SETTLE)?;
+            Ping::default().expect_all(from, IpAddr::from(to))?;
+        }
+        Ok(())
     });
 }
 

@@ -76,10 +76,24 @@ pub(crate) fn one_each(lab: &Lab) -> Result<Vec<Container>> {
 /// Waits until one reaches the other in both families, then expects that nothing is lost.
 pub(crate) fn reaches(from: &Container, to: &Container) -> Result<()> {
     for address in to.addresses()? {
-        ping_until_answered(from.ns(), address, SETTLE)?;
-        Ping::default().expect_all(from.ns(), address)?;
+        let reached = ping_until_answered(from.ns(), address, SETTLE)
+            .and_then(|_| Ping::default().expect_all(from.ns(), address));
+        reached.with_context(|| format!("{} to {}: {}", from.id(), to.id(), drops(&[from, to])))?;
     }
     Ok(())
+}
+
+/// What the routers of these containers dropped, for the messages of failures.
+fn drops(containers: &[&Container]) -> String {
+    let mut text = String::new();
+    for host in containers.iter().map(|container| container.host()) {
+        let frames =
+            host.json(&["status"]).map_or_else(|e| e.to_string(), |s| s["traffic"]["drops"].to_string());
+        let control =
+            host.json(&["status", "connections"]).map_or_else(|e| e.to_string(), |s| s["drops"].to_string());
+        text.push_str(&format!("{} dropped frames {frames} and control {control}; ", host.nickname()));
+    }
+    text
 }
 
 /// Whether a single request is answered.
