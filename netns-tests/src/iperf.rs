@@ -75,7 +75,8 @@ impl Iperf {
             ]);
             let limit = Duration::from_secs(u64::from(self.seconds) + 1) + OVERHEAD;
             match from.run(&mut client, &[], limit) {
-                Ok(output) if output.success() => Some(output.stdout),
+                // With `-J` some versions succeed although the server did not listen yet.
+                Ok(output) if output.success() && parse(&output.stdout).is_ok() => Some(output.stdout),
                 Ok(output) => {
                     last = output.stdout;
                     None
