@@ -7,6 +7,7 @@ use super::attach::Attacher;
 use super::kernel::{Kernel, Watch};
 
 /// Changes come in bursts (a firewall reload is hundreds): after a look, what came meanwhile waits this long for the next one.
+/// Our own changes come back as events too; the look that they cause finds nothing to do and makes no more.
 const PAUSE: Duration = Duration::from_millis(200);
 /// A look without any event, in case one was lost.
 const AT_LEAST_EVERY: Duration = Duration::from_secs(10);
@@ -20,9 +21,11 @@ pub async fn run(kernel: Kernel, attacher: Arc<Attacher>) {
             None
         }
     };
+    let mut came_meanwhile = false;
     loop {
-        let over = tokio::time::timeout(AT_LEAST_EVERY, next(&mut watch)).await;
-        if let Ok(Over::Ended) = over {
+        if !came_meanwhile
+            && let Ok(Over::Ended) = tokio::time::timeout(AT_LEAST_EVERY, next(&mut watch)).await
+        {
             tracing::warn!("the kernel's events ended; looking every {} s", AT_LEAST_EVERY.as_secs());
             watch = None;
         }
@@ -30,7 +33,10 @@ pub async fn run(kernel: Kernel, attacher: Arc<Attacher>) {
             tracing::warn!(%error, "cannot put the kernel's state right");
         }
         tokio::time::sleep(PAUSE).await;
-        while let Ok(Over::Event) = tokio::time::timeout(Duration::ZERO, next(&mut watch)).await {}
+        came_meanwhile = false;
+        while let Ok(Over::Event) = tokio::time::timeout(Duration::ZERO, next(&mut watch)).await {
+            came_meanwhile = true;
+        }
     }
 }
 
