@@ -17,9 +17,8 @@ use crate::core::mac::Mac;
 use crate::core::node::{Node, NodeConfig, range6};
 use crate::core::token::{Token, TokenKey};
 use crate::datapath::{self, Datapath, DatapathConfig, Queues, TapDevice};
-use crate::shell::attach::{EXPOSE_HOLDER, held_by};
 use crate::shell::kernel::{BridgeSpec, Exposure, FirewallSpec, KernelError};
-use crate::shell::state::dir::{AttachmentEntry, Contents, FabricFile, IdentityFile, Kept};
+use crate::shell::state::dir::{AttachmentEntry, FabricFile, IdentityFile, Kept};
 use crate::shell::{random, targets};
 
 /// The range unless told otherwise, as Weave Net's users know it.
@@ -31,21 +30,10 @@ pub const TAP_QUEUE_LENGTH: u32 = 512;
 const HANDOVER_DEADLINE: std::time::Duration = std::time::Duration::from_secs(3);
 /// Time for goodbyes to leave before the sockets close.
 const GOODBYE: std::time::Duration = std::time::Duration::from_millis(300);
-/// How long an address that is in use without a lease is claimed from whoever owns it now.
-const READOPT_DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
 /// Smallest range: four addresses, of which two can be handed out.
 const LONGEST_PREFIX: u8 = 30;
 /// Largest range.
 const SHORTEST_PREFIX: u8 = 8;
-
-/// What the state directory knew of the attachments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Records {
-    /// All of them.
-    Complete,
-    /// Some of them: the journal was damaged.
-    MayBeMissing,
-}
 
 impl Engine {
     pub(super) async fn up(&mut self, request: api::UpRequest) -> Result<FabricInfo, ApiError> {
@@ -127,38 +115,6 @@ impl Engine {
         self.info(true)
     }
 
-    /// Starts in the fabric that the state directory tells of, with what it remembers; idles if it tells of none.
-    pub async fn resume(&mut self, contents: Contents) -> Result<(), ApiError> {
-        let Some(mut file) = contents.fabric else {
-            tracing::info!("in no fabric yet: `weavectl up` creates one, `weavectl join TOKEN` joins one");
-            return Ok(());
-        };
-        let me = self.identity.peer_id().to_string();
-        let mut ipam = contents.ipam;
-        if file.peer != me {
-            self.identity_lost(&file.peer);
-            // What the old identity owned stays its own until it is taken over.
-            ipam = Vec::new();
-            file = FabricFile { peer: me, founder: false, boot: 0, ..file };
-        }
-        self.unsure = contents.ipam_damaged;
-        self.start(file, &ipam).await?;
-        let records = if contents.attachments_damaged { Records::MayBeMissing } else { Records::Complete };
-        self.adopt(contents.attachments, records).await;
-        self.keep_house().await;
-        Ok(())
-    }
-
-    fn identity_lost(&mut self, old: &str) {
-        tracing::error!(old, "the identity file was lost: this router has a new identity");
-        self.problems.push(api::Problem {
-            code: "identity-lost".to_owned(),
-            severity: "error".to_owned(),
-            message: format!("the identity file was lost; this router was {old} and is a new peer now"),
-            hint: Some(format!("weavectl rmpeer {old} on any host, to take over its address space")),
-        });
-    }
-
     async fn enter(&mut self, file: FabricFile) -> Result<(), ApiError> {
         let overlaps = self.kernel.routes_overlap(file.range.into()).await.unwrap_or_default();
         if !overlaps.is_empty() {
@@ -169,6 +125,7 @@ impl Engine {
             ));
         }
         self.start(file, &[]).await?;
+        self.close_firewall().await?;
         if !self.store_fabric() {
             if let Some(running) = self.running.take() {
                 running.datapath.stop();
@@ -180,7 +137,7 @@ impl Engine {
         Ok(())
     }
 
-    async fn start(&mut self, mut file: FabricFile, ipam: &[Vec<u8>]) -> Result<(), ApiError> {
+    pub(super) async fn start(&mut self, mut file: FabricFile, ipam: &[Vec<u8>]) -> Result<(), ApiError> {
         file.boot += 1;
         let now = Instant::now();
         let (fabric, secret) = read_secret(&file)?;
@@ -223,9 +180,6 @@ impl Engine {
     }
 
     async fn start_datapath(&mut self, file: &FabricFile) -> Result<(u32, u32, Datapath), ApiError> {
-        let kernel_error = |error: KernelError| {
-            refusal_with(ErrorCode::Kernel, error.to_string(), "weavectl report shows what the kernel said")
-        };
         let listen = self.config.listen;
         let underlay_mtu = self.kernel.underlay_mtu(listen.ip()).await.map_err(kernel_error)?;
         let underlay = datapath::mtu::Underlay::of(listen);
@@ -253,97 +207,15 @@ impl Engine {
             .ensure_tap_port(&self.config.tap_name(), mtu, TAP_QUEUE_LENGTH)
             .await
             .map_err(kernel_error)?;
-        let spec = FirewallSpec { bridge: self.config.bridge.clone(), masquerade: None };
-        self.kernel.ensure_firewall(spec).await.map_err(kernel_error)?;
-        self.kernel.ensure_forward_accept(Exposure::Hidden).await.map_err(kernel_error)?;
         Ok((mtu, gso_max_size, datapath))
     }
 
-    /// Takes over attachments of an earlier run that still exist and rolls back what was not finished.
-    ///
-    /// Where records are missing, what has none is not rolled back: a container uses it, and its runtime will still delete it by name.
-    async fn adopt(&mut self, attachments: Vec<Kept>, records: Records) {
-        let now = Instant::now();
-        let ports = match self.kernel.list_ports().await {
-            Ok(ports) => ports,
-            Err(error) => {
-                tracing::error!(%error, "cannot list bridge ports; attachments are taken as recorded");
-                Vec::new()
-            }
-        };
-        let alive = |name: &str| ports.iter().any(|port| port.ifname == name);
-        for kept in attachments {
-            let attachment = &kept.attachment;
-            if alive(&attachment.host_ifname) {
-                self.remember(kept, now);
-            } else {
-                tracing::info!(container = %attachment.container, address = %attachment.address, "interface is gone");
-                self.write_detached(attachment);
-            }
-        }
-        let known: Vec<String> =
-            self.attachments.values().map(|kept| kept.attachment.host_ifname.clone()).collect();
-        for port in ports.iter().filter(|port| !known.contains(&port.ifname)) {
-            match records {
-                Records::Complete => {
-                    tracing::info!(port = %port.ifname, "interface without a record is removed");
-                    if let Err(error) = self.kernel.detach(&port.ifname).await {
-                        tracing::warn!(%error, "cannot remove it");
-                    }
-                }
-                Records::MayBeMissing => {
-                    tracing::warn!(port = %port.ifname, "interface without a record is left as it is");
-                }
-            }
-        }
-        self.roll_back_leases(now, records);
-        self.adopt_exposure(now).await;
-    }
-
-    fn roll_back_leases(&mut self, now: Instant, records: Records) {
-        let Some(running) = &mut self.running else { return };
-        let held: Vec<_> = self.attachments.keys().cloned().collect();
-        let leases: Vec<_> = running.node.leases().collect();
-        for (owner, address) in &leases {
-            let Some((container, ifname)) = held_by(&owner.0) else { continue };
-            if records == Records::Complete && !held.contains(&(container.to_owned(), ifname.to_owned())) {
-                tracing::info!(holder = %owner.0, %address, "lease without an attachment is released");
-                running.node.release(owner, ipam::Rest::Used, now);
-            }
-        }
-        for Kept { attachment, .. } in self.attachments.values() {
-            let address = attachment.address.addr();
-            if !leases.iter().any(|(_, leased)| *leased == address) {
-                let holder = crate::shell::attach::holder(&attachment.container, &attachment.ifname);
-                tracing::warn!(holder, %address, "address in use without a lease is leased again");
-                // Nobody waits for this ticket; what comes of it shows in the status.
-                let (owner, want) = (ipam::Owner(holder), ipam::Want::Fixed(address));
-                running.node.allocate(ipam::Ticket(0), owner, want, now + READOPT_DEADLINE, now);
-            }
-        }
-    }
-
-    async fn adopt_exposure(&mut self, now: Instant) {
-        let Some(running) = &mut self.running else { return };
-        let Some((_, address)) = running.node.leases().find(|(owner, _)| owner.0 == EXPOSE_HOLDER) else {
-            return;
-        };
-        let range = running.file.range;
-        let v6 = running.node.embed(address);
-        let (range6, prefix) = (running.node.range6(), range.prefix_len());
-        let nets =
-            (Ipv4Net::new_assert(address, prefix), ipnet::Ipv6Net::new_assert(v6, range6.prefix_len()));
-        let spec = FirewallSpec { bridge: self.config.bridge.clone(), masquerade: Some((range, range6)) };
-        let done = async {
-            self.kernel.set_host_address(Some(nets)).await?;
-            self.kernel.ensure_firewall(spec).await?;
-            self.kernel.ensure_forward_accept(Exposure::Exposed).await
-        };
-        let done: Result<_, KernelError> = done.await;
-        if let Err(error) = done {
-            tracing::error!(%error, "cannot give the host its address back");
-        }
-        self.exposed(Some(address), now);
+    /// The firewall of a host without an address of the fabric.
+    pub(super) async fn close_firewall(&self) -> Result<(), ApiError> {
+        let spec = FirewallSpec { bridge: self.config.bridge.clone(), masquerade: None };
+        self.kernel.ensure_firewall(spec).await.map_err(kernel_error)?;
+        self.kernel.ensure_forward_accept(Exposure::Hidden).await.map_err(kernel_error)?;
+        Ok(())
     }
 
     pub(super) fn exposed(&mut self, address: Option<std::net::Ipv4Addr>, now: Instant) {
@@ -454,6 +326,10 @@ impl Engine {
         self.identity = std::sync::Arc::new(identity);
         Ok(())
     }
+}
+
+fn kernel_error(error: KernelError) -> ApiError {
+    refusal_with(ErrorCode::Kernel, error.to_string(), "weavectl report shows what the kernel said")
 }
 
 pub(super) fn no_fabric() -> ApiError {

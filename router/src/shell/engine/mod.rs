@@ -3,6 +3,7 @@
 //! Each turn takes what has come in, bounded, lets the node think, makes the journals durable, and only then lets anything out. Calls
 //! that arrive while the disk works wait for the next turn and share its fsync.
 
+mod adopt;
 pub mod call;
 mod fabric;
 mod persist;
