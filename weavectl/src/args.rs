@@ -139,6 +139,8 @@ Examples:
     ///
     /// The container is named by its network namespace or by a process in it. Attaching the same again shows what is there. Containers
     /// of Kubernetes and other users of CNI are attached by `weave-cni` and need no such command.
+    ///
+    /// The host is exposed on the way, as by `weavectl expose`, so that a container without a default route gets one through it.
     #[command(after_help = "\
 Examples:
   weavectl attach --netns blue
@@ -163,13 +165,17 @@ Example:
 
     /// Give the host itself an address on the fabric
     ///
-    /// The host can then reach containers and be reached by them, and containers reach the outside through it by masquerade.
+    /// The host can then reach containers and be reached by them, and containers reach the outside through it by masquerade. Attaching a
+    /// container with a default route does the same by itself.
     #[command(after_help = "\
 Example:
   weavectl expose")]
     Expose,
 
     /// Take the host's own address on the fabric back
+    ///
+    /// Containers that have their default route through this host do not reach the outside any more. Attaching the next one exposes the
+    /// host again, often at another address: then detach and attach the older ones.
     #[command(after_help = "\
 Example:
   weavectl hide")]
@@ -283,7 +289,7 @@ pub(crate) struct DaemonArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) bridge: Option<String>,
     /// MTU of containers [default: the largest that fits the wire]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1280..=65535))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1280..=65000))]
     pub(crate) mtu: Option<u32>,
     /// Serve Prometheus metrics on this address
     #[arg(long, value_name = "ADDR:PORT")]

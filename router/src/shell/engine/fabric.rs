@@ -121,7 +121,7 @@ impl Engine {
             return Err(refusal_with(
                 ErrorCode::Conflict,
                 format!("the range {} overlaps routes of this host: {}", file.range, overlaps.join(", ")),
-                "weavectl up --ipalloc-range CIDR with a free range",
+                "weavectl up --ipalloc-range CIDR for a new fabric; one that exists keeps its range, so free it of other routes",
             ));
         }
         self.start(file, &[]).await?;

@@ -52,7 +52,7 @@ pub(super) fn remove(wire: &mut Wire) -> Result<Outcome> {
     reconcile(wire, &[])
 }
 
-/// What may drop our frames and is out of our reach, in words: for the status page, so that nobody has to guess.
+/// What may drop our frames and is out of our reach, in words that name the command which opens it.
 pub(super) fn obstacles(wire: &mut Wire, bridge: &str) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for (list, program) in LEGACY_TABLES {
