@@ -25,8 +25,8 @@ use crate::core::mac::Mac;
 
 /// Who holds the host's own address.
 pub const EXPOSE_HOLDER: &str = "weave:expose";
-/// Longest container id, so that a holder fits an allocation record.
-const MAX_CONTAINER: usize = 256;
+/// Longest container id, the same as in the journal of detachments.
+const MAX_CONTAINER: usize = control::pending::MAX_CONTAINER_ID;
 
 /// Name of the holder of a container's address.
 pub fn holder(container: &str, ifname: &str) -> String {
@@ -273,14 +273,15 @@ impl Attacher {
         let _held = lock.lock().await;
         let wish = LeaseRequest { holder: EXPOSE_HOLDER.to_owned(), address: None, subnet: None };
         let lease = self.hub.ask(|reply| Call::Lease(wish, reply)).await?;
-        if lease.fresh
-            && let Err(error) = self.give_host_address(&lease).await
-        {
-            let holder = EXPOSE_HOLDER.to_owned();
-            self.hub.ask(|reply| Call::Release(holder, Rest::Unused, reply)).await?;
+        let changed = self.hub.ask(Call::Ground).await?.exposed.is_none();
+        if changed && let Err(error) = self.give_host_address(&lease).await {
+            if lease.fresh {
+                let holder = EXPOSE_HOLDER.to_owned();
+                self.hub.ask(|reply| Call::Release(holder, Rest::Unused, reply)).await?;
+            }
             return Err(error);
         }
-        let exposure = Exposure { address: Some(lease.v4), address6: Some(lease.v6), changed: lease.fresh };
+        let exposure = Exposure { address: Some(lease.v4), address6: Some(lease.v6), changed };
         Ok(((lease.v4, lease.v6), exposure))
     }
 
@@ -311,6 +312,9 @@ impl Attacher {
         let spec = FirewallSpec { bridge: self.bridge.clone(), masquerade };
         note("own nftables table", kernel.ensure_firewall(spec).await?);
         note("rules that let the bridge forward", kernel.ensure_forward_accept(exposure).await?);
+        let obstacles = kernel.forward_obstacles().await?;
+        // The engine is shutting down if it does not take them.
+        let _ = self.hub.ask(|reply| Call::Obstacles(obstacles, reply)).await;
         Ok(())
     }
 
@@ -355,10 +359,15 @@ impl Attacher {
         let spec = FirewallSpec { bridge: self.bridge.clone(), masquerade: None };
         self.kernel.ensure_firewall(spec).await.map_err(kernel_refusal)?;
         self.kernel.ensure_forward_accept(KernelExposure::Hidden).await.map_err(kernel_refusal)?;
+        let changed = self.hub.ask(Call::Ground).await?.exposed.is_some();
         self.hub.ask(|reply| Call::Exposed(None, reply)).await?;
-        let released =
-            self.hub.ask(|reply| Call::Release(EXPOSE_HOLDER.to_owned(), Rest::Used, reply)).await?;
-        Ok(Exposure { address: None, address6: None, changed: !released.is_empty() })
+        let attachments = self.hub.ask(Call::Attachments).await?;
+        if attachments.iter().all(|attachment| attachment.gateway.is_none()) {
+            // Otherwise the address stays leased: a container that got it would be the others' way out.
+            let holder = EXPOSE_HOLDER.to_owned();
+            self.hub.ask(|reply| Call::Release(holder, Rest::Used, reply)).await?;
+        }
+        Ok(Exposure { address: None, address6: None, changed })
     }
 
     async fn reset_flow(&self, request: ResetRequest) -> Result<ResetAnswer, ApiError> {
@@ -521,5 +530,11 @@ fn kernel_refusal(error: KernelError) -> ApiError {
         KernelError::BadSpec { .. } => ErrorCode::BadRequest,
         _ => ErrorCode::Kernel,
     };
-    refusal(code, error.to_string())
+    let hint = match code {
+        ErrorCode::BadNetns => "give a container's namespace: weavectl attach --pid PID, or --netns PATH",
+        ErrorCode::Conflict => "weavectl ps shows what is attached; another --ifname does not collide",
+        ErrorCode::BadRequest => "weavectl attach --help has the limits",
+        _ => "weavectl report shows the state of this router; its log has the kernel's answer",
+    };
+    refusal_with(code, error.to_string(), hint)
 }

@@ -70,33 +70,53 @@ impl Targets {
             .map(|(name, r)| (name.as_str(), r.addresses.iter().copied().collect(), r.error.as_deref()))
     }
 
-    /// Resolves what is due. Answers addresses that are new.
-    pub async fn resolve_due(&mut self, now: Instant) -> Vec<SocketAddr> {
-        let mut fresh = Vec::new();
+    /// What is due: addresses that are new at once, and names that have to be looked up.
+    pub fn due(&mut self, now: Instant) -> (Vec<SocketAddr>, Vec<String>) {
+        let (mut fresh, mut names) = (Vec::new(), Vec::new());
         for (name, resolution) in &mut self.by_name {
-            let due = resolution.asked.is_none_or(|asked| now >= asked + RESOLVE_EVERY);
-            if !due {
+            if resolution.asked.is_some_and(|asked| now < asked + RESOLVE_EVERY) {
                 continue;
             }
             resolution.asked = Some(now);
-            match resolve(name).await {
-                Ok(addresses) => {
-                    fresh.extend(addresses.difference(&resolution.addresses).copied());
-                    resolution.addresses.extend(addresses);
-                    resolution.error = None;
-                }
-                Err(error) => resolution.error = Some(error),
+            match literal(name) {
+                Some(address) if resolution.addresses.insert(address) => fresh.push(address),
+                Some(_) => {}
+                None => names.push(name.clone()),
             }
         }
-        fresh
+        (fresh, names)
+    }
+
+    /// A name was looked up. Answers addresses that are new.
+    pub fn resolved(&mut self, name: &str, result: Resolved) -> Vec<SocketAddr> {
+        // It may have been forgotten meanwhile.
+        let Some(resolution) = self.by_name.get_mut(name) else { return Vec::new() };
+        match result {
+            Ok(addresses) => {
+                let fresh = addresses.difference(&resolution.addresses).copied().collect();
+                resolution.addresses.extend(addresses);
+                resolution.error = None;
+                fresh
+            }
+            Err(error) => {
+                resolution.error = Some(error);
+                Vec::new()
+            }
+        }
     }
 }
 
-async fn resolve(name: &str) -> Result<BTreeSet<SocketAddr>, String> {
+/// What a look-up brought.
+pub type Resolved = Result<BTreeSet<SocketAddr>, String>;
+
+fn literal(name: &str) -> Option<SocketAddr> {
+    let (host, port) = split(name).ok()?;
+    Some(SocketAddr::new(host.parse().ok()?, port))
+}
+
+/// Looks a name up. Takes up to two seconds, so never on the engine's own task.
+pub async fn resolve(name: &str) -> Resolved {
     let (host, port) = split(name).map_err(|error| error.to_string())?;
-    if let Ok(ip) = host.parse::<IpAddr>() {
-        return Ok(BTreeSet::from([SocketAddr::new(ip, port)]));
-    }
     match tokio::time::timeout(RESOLVE_DEADLINE, tokio::net::lookup_host((host, port))).await {
         Ok(Ok(found)) => Ok(found.collect()),
         Ok(Err(error)) => Err(format!("cannot resolve `{host}`: {error}")),
@@ -153,12 +173,25 @@ mod tests {
     }
 
     #[test]
+    fn literals_are_dialled_at_once_and_names_looked_up() {
+        let (mut targets, now) = (Targets::default(), Instant::now());
+        for name in ["192.0.2.7", "host-b"] {
+            assert_eq!(targets.add(name), Ok(true));
+        }
+        let address: SocketAddr = "192.0.2.7:6783".parse().expect("address");
+        assert_eq!(targets.due(now), (vec![address], vec!["host-b".to_owned()]));
+        assert_eq!(targets.due(now), (vec![], vec![]));
+        assert_eq!(targets.due(now + RESOLVE_EVERY), (vec![], vec!["host-b".to_owned()]));
+        assert!(targets.resolved("forgotten", Ok(BTreeSet::from([address]))).is_empty());
+    }
+
+    #[test]
     fn removal_keeps_what_another_target_needs() {
         let mut targets = Targets::default();
         let address: SocketAddr = "192.0.2.7:6783".parse().expect("address");
         for name in ["192.0.2.7", "192.0.2.7:6783"] {
             assert_eq!(targets.add(name), Ok(true));
-            targets.by_name.get_mut(name).expect("added").addresses.insert(address);
+            assert_eq!(targets.resolved(name, Ok(BTreeSet::from([address]))), [address]);
         }
         assert_eq!(targets.add("192.0.2.7"), Ok(false));
         assert!(targets.remove("192.0.2.7").is_empty());

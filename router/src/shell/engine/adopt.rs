@@ -38,6 +38,7 @@ impl Engine {
             self.identity_lost(&file.peer);
             // What the old identity owned stays its own until it is taken over.
             ipam = Vec::new();
+            self.forget_journal();
             file = FabricFile { peer: me, founder: false, boot: 0, ..file };
         }
         self.unsure = contents.ipam_damaged;
@@ -46,6 +47,15 @@ impl Engine {
         self.adopt(contents.attachments, records).await;
         self.keep_house().await;
         Ok(())
+    }
+
+    /// The journal of an identity that was lost: the next start must not take it for this one's.
+    fn forget_journal(&mut self) {
+        if let Some(dir) = &mut self.dir
+            && let Err(error) = dir.ipam.compact(std::iter::empty())
+        {
+            tracing::error!(%error, "cannot empty the allocation journal of the lost identity");
+        }
     }
 
     fn identity_lost(&mut self, old: &str) {
@@ -161,7 +171,9 @@ impl Engine {
 
     async fn adopt_exposure(&mut self, now: Instant) {
         let Some(running) = &mut self.running else { return };
-        let Some((_, address)) = running.node.leases().find(|(owner, _)| owner.0 == EXPOSE_HOLDER) else {
+        let hidden = running.file.hidden;
+        let lease = running.node.leases().find(|(owner, _)| owner.0 == EXPOSE_HOLDER && !hidden);
+        let Some((_, address)) = lease else {
             if let Err(error) = self.close_firewall().await {
                 tracing::error!(error = error.message, "cannot set the firewall");
             }

@@ -45,6 +45,8 @@ pub enum Call {
     Detached(Box<Attachment>, Reply<()>),
     /// The host has an address on the fabric now, or none.
     Exposed(Option<Ipv4Addr>, Reply<()>),
+    /// Firewalls of others that are in the way of containers.
+    Obstacles(Vec<String>, Reply<()>),
     /// Everything attached.
     Attachments(Reply<Vec<Attachment>>),
     /// One attachment, or all of a container.

@@ -46,7 +46,7 @@ impl Engine {
                     "weavectl reset, then weavectl up again",
                 ));
             }
-            return self.info(false);
+            return self.found_again();
         }
         check_range(range)?;
         let fabric = FabricId(random::bytes());
@@ -63,10 +63,22 @@ impl Engine {
             founder: true,
             boot: 0,
             targets: Vec::new(),
+            hidden: false,
             known: Vec::new(),
         };
         self.enter(file).await?;
         self.info(true)
+    }
+
+    /// `up` once more: a founder whose claim could not be made durable makes it again.
+    fn found_again(&mut self) -> Result<FabricInfo, ApiError> {
+        if let Some(running) = &mut self.running
+            && running.file.founder
+            && running.node.ipam_summary().peers.is_empty()
+        {
+            running.node.found(Instant::now());
+        }
+        self.info(false)
     }
 
     pub(super) async fn join(&mut self, request: api::JoinRequest) -> Result<FabricInfo, ApiError> {
@@ -109,6 +121,7 @@ impl Engine {
             founder: false,
             boot: 0,
             targets: token.addresses.iter().map(ToString::to_string).collect(),
+            hidden: false,
             known: Vec::new(),
         };
         self.enter(file).await?;
@@ -158,7 +171,9 @@ impl Engine {
         for wrong in node.restore(ipam, now) {
             tracing::error!(wrong, "entry of the allocation journal does not fit");
         }
-        if file.founder && file.boot == 1 {
+        // Not by the boot counter: a founder that died before its claim was durable has to claim again. One whose journal was damaged
+        // may have given space away, and learns from its peers what is left.
+        if file.founder && ipam.is_empty() && (!self.unsure || file.known.is_empty()) {
             node.found(now);
         }
         node.announce(Mac::of_host(node.me()), EndpointAdvert::default(), now);
@@ -230,6 +245,16 @@ impl Engine {
             }
             // The bridge speaks for itself also without an address of the fabric.
             None => running.node.announce(mac, EndpointAdvert::default(), now),
+        }
+    }
+
+    /// A hidden host keeps its lease while containers have it as their gateway; the next start must not expose it for that.
+    pub(super) fn remember_hidden(&mut self, hidden: bool) {
+        if let Some(running) = &mut self.running
+            && running.file.hidden != hidden
+        {
+            running.file.hidden = hidden;
+            self.store_fabric();
         }
     }
 

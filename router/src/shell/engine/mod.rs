@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::config::Config;
 use super::kernel::Kernel;
 use super::state::dir::{Contents, FabricFile, Kept, StateDir};
-use super::targets::Targets;
+use super::targets::{self, MAX_TARGETS, Resolved, Targets};
 use crate::core::endpoints::Change;
 use crate::core::identity::Identity;
 use crate::core::node::{Node, Output, PingError, Pong};
@@ -82,6 +82,10 @@ pub struct Engine {
     calls: mpsc::Receiver<Call>,
     inputs: mpsc::Receiver<ControlInput>,
     input_sender: mpsc::Sender<ControlInput>,
+    resolved: mpsc::Receiver<(String, Resolved)>,
+    resolver: mpsc::Sender<(String, Resolved)>,
+    /// Firewalls of others that are in the way of containers, as last seen.
+    obstacles: Vec<String>,
     peers_changed: bool,
 }
 
@@ -96,6 +100,7 @@ impl Engine {
         calls: mpsc::Receiver<Call>,
     ) -> Engine {
         let (input_sender, inputs) = mpsc::channel(MAX_WAITING_INPUTS);
+        let (resolver, resolved) = mpsc::channel(MAX_TARGETS);
         Engine {
             config,
             kernel,
@@ -118,6 +123,9 @@ impl Engine {
             calls,
             inputs,
             input_sender,
+            resolved,
+            resolver,
+            obstacles: Vec::new(),
             peers_changed: false,
         }
     }
@@ -135,6 +143,7 @@ impl Engine {
                     None => break,
                 },
                 Some(input) = self.inputs.recv() => self.take(input),
+                Some((name, result)) = self.resolved.recv() => self.take_resolved(&name, result),
                 () = sleep_until(wake) => self.wake(),
                 _ = housekeeping.tick() => self.keep_house().await,
             }
@@ -267,7 +276,7 @@ impl Engine {
     async fn keep_house(&mut self) {
         let now = Instant::now();
         let addresses = self.underlay_addresses().await;
-        let dial = self.targets.resolve_due(now).await;
+        let dial = self.resolve_targets(now);
         if let Some(running) = &mut self.running {
             let counters = running.datapath.counters();
             for (peer, traffic) in &counters.peers {
@@ -286,6 +295,28 @@ impl Engine {
             self.unsure = false;
         }
         self.compact().await;
+    }
+
+    /// Starts the look-ups that are due. Answers the addresses that need none.
+    fn resolve_targets(&mut self, now: Instant) -> Vec<SocketAddr> {
+        let (fresh, names) = self.targets.due(now);
+        for name in names {
+            let resolver = self.resolver.clone();
+            tokio::spawn(async move {
+                let result = targets::resolve(&name).await;
+                // Fails only when the engine has ended.
+                let _ = resolver.send((name, result)).await;
+            });
+        }
+        fresh
+    }
+
+    fn take_resolved(&mut self, name: &str, result: Resolved) {
+        let now = Instant::now();
+        let fresh = self.targets.resolved(name, result);
+        if let Some(running) = &mut self.running {
+            fresh.into_iter().for_each(|address| running.node.connect(address, now));
+        }
     }
 
     /// Was there a session for long enough that gossip has told what it knows? A fabric of one has nobody to hear.

@@ -18,10 +18,14 @@ const LEASE_DEADLINE: Duration = Duration::from_secs(5);
 impl Engine {
     pub(super) async fn serve(&mut self, call: Call) {
         match call {
-            Call::Up(request, reply) => drop(reply.send(self.up(request).await)),
+            Call::Up(request, reply) => {
+                let result = self.up(request).await;
+                // The founder's claim to the range is part of what is promised.
+                self.after_ipam.push(Box::new(move |durable| drop(reply.send(durable.and(result)))));
+            }
             Call::Join(request, reply) => drop(reply.send(self.join(request).await)),
             Call::Token(reply) => drop(reply.send(self.info(false))),
-            Call::Connect(addresses, reply) => drop(reply.send(self.connect(&addresses).await)),
+            Call::Connect(addresses, reply) => drop(reply.send(self.connect(&addresses))),
             Call::Forget(addresses, reply) => drop(reply.send(self.forget(&addresses))),
             Call::Lease(request, reply) => self.lease(request, reply),
             Call::Release(holder, rest, reply) => self.release(holder, rest, reply),
@@ -29,6 +33,11 @@ impl Engine {
             Call::Detached(attachment, reply) => self.detached(&attachment, reply),
             Call::Exposed(address, reply) => {
                 self.exposed(address, Instant::now());
+                self.remember_hidden(address.is_none());
+                drop(reply.send(Ok(())));
+            }
+            Call::Obstacles(obstacles, reply) => {
+                self.obstacles = obstacles;
                 drop(reply.send(Ok(())));
             }
             Call::Attachments(reply) => drop(reply.send(Ok(self.attachment_list()))),
@@ -52,7 +61,7 @@ impl Engine {
         }
     }
 
-    async fn connect(&mut self, addresses: &[String]) -> Result<Vec<Target>, ApiError> {
+    fn connect(&mut self, addresses: &[String]) -> Result<Vec<Target>, ApiError> {
         if self.running.is_none() {
             return Err(fabric::no_fabric());
         }
@@ -60,7 +69,7 @@ impl Engine {
             self.targets.add(address).map_err(|error| refusal(ErrorCode::BadRequest, error.to_string()))?;
         }
         let now = Instant::now();
-        let resolved = self.targets.resolve_due(now).await;
+        let resolved = self.resolve_targets(now);
         if let Some(running) = &mut self.running {
             resolved.into_iter().for_each(|address| running.node.connect(address, now));
         }
@@ -197,8 +206,11 @@ impl Engine {
         if running.node.is_alive(peer) {
             let error = refusal_with(
                 ErrorCode::Conflict,
-                format!("peer {} is alive; its containers would lose their addresses", peer.short()),
-                "weavectl reset on that host, or stop its weaved first",
+                format!(
+                    "peer {} is alive, or was some seconds ago; its containers would lose their addresses",
+                    running.node.nickname(peer)
+                ),
+                "weavectl reset on that host; or stop its weaved and wait until weavectl status peers says dead",
             );
             return drop(reply.send(Err(error)));
         }

@@ -289,14 +289,15 @@ impl Engine {
             );
         }
         for connection in connections.connections.iter().filter(|c| c.state == "failed") {
-            let peer = connection.nickname.clone().or_else(|| connection.address.map(|a| a.to_string()));
+            let address = connection.address.map(|address| address.to_string()).unwrap_or_default();
             let reason = connection.reason.clone().unwrap_or_default();
-            add(
-                "unreachable",
-                "error",
-                format!("{} cannot be reached: {reason}", peer.unwrap_or_default()),
-                "check that UDP port 6783 is open both ways; a dead peer: weavectl rmpeer PEER; a target: weavectl forget ADDR",
-            );
+            let (who, way_out) = match &connection.nickname {
+                Some(name) => (name.clone(), format!("weavectl rmpeer {name}")),
+                None => (address.clone(), format!("weavectl forget {address}")),
+            };
+            let hint =
+                format!("check that UDP port 6783 is open both ways; if it is gone for good: {way_out}");
+            add("unreachable", "error", format!("{who} cannot be reached: {reason}"), &hint);
         }
         for (mac, peers) in running.node.contested() {
             let names: Vec<String> = peers.iter().map(|peer| running.node.nickname(*peer)).collect();
@@ -314,6 +315,35 @@ impl Engine {
                 "warning",
                 text,
                 "weavectl status ipam; owners that are gone for good: weavectl rmpeer PEER",
+            );
+        }
+        for takeover in &space.takeovers {
+            let names: Vec<String> =
+                takeover.waiting_for.iter().map(|peer| running.node.nickname(*peer)).collect();
+            let text = format!(
+                "{} addresses of removed peer {} are not taken over yet: {} must say first what it was given",
+                takeover.addresses,
+                takeover.removed.short(),
+                names.join(", ")
+            );
+            add(
+                "takeover",
+                "warning",
+                text,
+                "start that peer's weaved, or if it is gone too: weavectl rmpeer PEER",
+            );
+        }
+        if running.node.sessions().is_quarantined() {
+            let text = "another router with this identity started earlier: this one is a copy and stays out"
+                .to_owned();
+            add("clone", "error", text, "weavectl reset --force here, then weavectl join TOKEN");
+        }
+        for obstacle in &self.obstacles {
+            add(
+                "firewall",
+                "warning",
+                obstacle.clone(),
+                "let the bridge forward in that firewall, or remove the rule",
             );
         }
         if space.lost > 0 {

@@ -43,6 +43,9 @@ pub struct FabricFile {
     pub boot: u32,
     /// Addresses to dial, as given.
     pub targets: Vec<String>,
+    /// Whether the host was hidden although containers still have its address as their gateway.
+    #[serde(default)]
+    pub hidden: bool,
     /// Where peers were last seen, so that a restart needs no target.
     #[serde(default)]
     pub known: Vec<KnownPeer>,
