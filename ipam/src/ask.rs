@@ -26,7 +26,8 @@ const MAX_ASKED: usize = 16;
 /// Peers that an error names: enough to act on.
 const MAX_NAMED: usize = 8;
 
-/// Pause after a peer without space found that nobody has any and no caller waits. It only wants to be prepared.
+/// Pause after a peer without space found that nobody has any and no caller waits, and between two shares: it only wants
+/// to be prepared. Where peers are more than free addresses, each share is the last one of somebody else.
 const SHARE_PAUSE: Duration = Duration::from_secs(30);
 
 /// What is asked for: the key of a conversation.
@@ -71,6 +72,8 @@ struct Ask {
 #[derive(Debug, Default)]
 pub(crate) struct Asks {
     by_need: BTreeMap<Need, Ask>,
+    /// Before it a share is not sought again for nobody.
+    next_share: Option<Instant>,
 }
 
 impl Asks {
@@ -194,7 +197,9 @@ impl Ipam {
     pub(crate) fn seek_share(&mut self, now: Instant) {
         let everywhere = Need::Within(self.config.range);
         if self.lacks_share() && !self.asks.by_need.contains_key(&everywhere) {
-            self.asks.by_need.insert(everywhere, Ask::new(now));
+            let next_at = self.asks.next_share.map_or(now, |at| at.max(now));
+            self.asks.next_share = Some(next_at + SHARE_PAUSE);
+            self.asks.by_need.insert(everywhere, Ask { next_at, ..Ask::new(now) });
         }
     }
 
