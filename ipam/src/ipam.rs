@@ -11,6 +11,7 @@ use ipnet::Ipv4Net;
 
 use crate::ask::{Asks, Need};
 use crate::donate::Given;
+use crate::forward::Forwarding;
 use crate::journal::JournalEntry;
 use crate::map::{Holding, OwnerMap};
 use crate::message::{Message, MessageError};
@@ -202,6 +203,7 @@ pub struct Ipam {
     pub(crate) peers: BTreeMap<PeerId, Peer>,
     pub(crate) members: BTreeSet<PeerId>,
     pub(crate) removals: Removals,
+    pub(crate) forwarding: Forwarding,
     pub(crate) leaving: Option<PeerId>,
     pub(crate) lost: BTreeMap<u32, Arc<str>>,
     pub(crate) waiting: BTreeMap<Ticket, Waiting>,
@@ -231,6 +233,7 @@ impl Ipam {
             peers: BTreeMap::new(),
             members: BTreeSet::new(),
             removals: Removals::default(),
+            forwarding: Forwarding::default(),
             leaving: None,
             lost: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -358,6 +361,7 @@ impl Ipam {
         if presence == Presence::Reachable {
             self.asks.hurry(now);
             self.removals.hurry(now);
+            self.forwarding.hurry(self.config.removal_patience, now);
         }
         self.turn(now);
     }
@@ -386,6 +390,7 @@ impl Ipam {
                     self.handle_removal(removal, now);
                 }
             }
+            Message::LeftBehind { blocks } => self.handle_left_behind(&blocks, now),
         }
         self.turn(now);
         Ok(())
@@ -469,14 +474,16 @@ impl Ipam {
         let rest = self.space.next_wakeup().map(|at| (at, "a released address has rested"));
         let ask = self.asks.next_wakeup().map(|at| (at, "request for space"));
         let removal = self.removals.next_wakeup().map(|at| (at, "takeover of a removed peer's space"));
+        let forward = self.forwarding.next_wakeup().map(|at| (at, "space that an heir may not know of"));
         let report = self.report_is_due().then_some((self.next_report, "report of free space"));
-        [deadline, rest, ask, removal, report].into_iter().flatten().min()
+        [deadline, rest, ask, removal, forward, report].into_iter().flatten().min()
     }
 
     /// Everything that time and events make possible: waiting callers served, requests and takeovers moved on.
     pub(crate) fn turn(&mut self, now: Instant) {
         self.take_over_due(now);
         self.nudge_heirs(now);
+        self.forward_due(now);
         self.serve(now);
         self.seek_share(now);
         self.advance_asks(now);

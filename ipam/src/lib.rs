@@ -13,13 +13,14 @@
 //! - `map`: for every address the owner with the highest epoch; merging is order-free;
 //! - `space`: free, leased and resting addresses of this peer;
 //! - [`journal`], `message`: what survives, and what peers say to each other;
-//! - `ownership`, `ask`, `donate`, `removal`: the four conversations;
+//! - `ownership`, `ask`, `donate`, `removal` with `forward`: the four conversations;
 //! - [`ipam`]: all of them together; `summary`: what a person is shown.
 
 mod ask;
 mod config;
 mod donate;
 mod error;
+mod forward;
 pub mod ipam;
 pub mod journal;
 mod map;

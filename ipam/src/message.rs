@@ -17,6 +17,9 @@ pub const MAX_MESSAGE: usize = 1100;
 /// Blocks in one part of a report: each takes at most 47 bytes.
 pub(crate) const REPORT_BLOCKS: usize = 20;
 
+/// Parts of a report: 80,000 blocks, a hundred times what a large fabric has.
+pub(crate) const MAX_PARTS: usize = 4096;
+
 /// Removals in one message: each takes at most 32 bytes.
 pub(crate) const REMOVALS: usize = 30;
 
@@ -63,6 +66,8 @@ pub(crate) enum Message {
     RemovalReport { header: ReportHeader, blocks: Vec<(PeerId, BlockRecord)> },
     /// Removals that you seem not to know, at most [`REMOVALS`] of them.
     RemovalsKnown { removals: Vec<RemovalRecord> },
+    /// Space of removed peers, which you inherit and seem not to know: at most [`REPORT_BLOCKS`] records with their signers.
+    LeftBehind { blocks: Vec<(PeerId, BlockRecord)> },
 }
 
 /// Why nothing is given.
@@ -105,6 +110,7 @@ enum WireMessage {
     RemovalQuery(RemovalQuery),
     RemovalReport { header: ReportHeader, blocks: Vec<(PeerId, WireBlock)> },
     RemovalsKnown { removals: Vec<RemovalRecord> },
+    LeftBehind { blocks: Vec<(PeerId, WireBlock)> },
 }
 
 impl Message {
@@ -118,10 +124,10 @@ impl Message {
             Message::Deny { id, reason } => WireMessage::Deny { id, reason },
             Message::RemovalQuery(query) => WireMessage::RemovalQuery(query),
             Message::RemovalReport { header, blocks } => {
-                let blocks = blocks.into_iter().map(|(signer, record)| (signer, record.into())).collect();
-                WireMessage::RemovalReport { header, blocks }
+                WireMessage::RemovalReport { header, blocks: to_wire(blocks) }
             }
             Message::RemovalsKnown { removals } => WireMessage::RemovalsKnown { removals },
+            Message::LeftBehind { blocks } => WireMessage::LeftBehind { blocks: to_wire(blocks) },
         })
     }
 
@@ -137,15 +143,20 @@ impl Message {
             WireMessage::Deny { id, reason } => Message::Deny { id, reason },
             WireMessage::RemovalQuery(query) => Message::RemovalQuery(query),
             WireMessage::RemovalReport { header, blocks } => {
-                let blocks = blocks
-                    .into_iter()
-                    .map(|(signer, block)| Ok((signer, BlockRecord::try_from(block)?)))
-                    .collect::<Result<Vec<_>, RecordError>>()?;
-                Message::RemovalReport { header, blocks }
+                Message::RemovalReport { header, blocks: from_wire(blocks)? }
             }
             WireMessage::RemovalsKnown { removals } => Message::RemovalsKnown { removals },
+            WireMessage::LeftBehind { blocks } => Message::LeftBehind { blocks: from_wire(blocks)? },
         })
     }
+}
+
+fn to_wire(blocks: Vec<(PeerId, BlockRecord)>) -> Vec<(PeerId, WireBlock)> {
+    blocks.into_iter().map(|(signer, record)| (signer, record.into())).collect()
+}
+
+fn from_wire(blocks: Vec<(PeerId, WireBlock)>) -> Result<Vec<(PeerId, BlockRecord)>, RecordError> {
+    blocks.into_iter().map(|(signer, block)| Ok((signer, BlockRecord::try_from(block)?))).collect()
 }
 
 #[cfg(test)]
@@ -165,7 +176,8 @@ mod tests {
         let removal = any::<([u8; 16], [u8; 16])>()
             .prop_map(|(a, b)| RemovalRecord { removed: PeerId(a), heir: PeerId(b) });
         let blocks =
-            prop::collection::vec((any::<[u8; 16]>().prop_map(PeerId), any_block()), 0..REPORT_BLOCKS);
+            prop::collection::vec((any::<[u8; 16]>().prop_map(PeerId), any_block()), 0..=REPORT_BLOCKS)
+                .boxed();
         prop_oneof![
             (any::<u64>(), any_block()).prop_map(|(id, b)| Message::Ask { id, within: b.prefix }),
             any::<(u64, u32)>().prop_map(|(id, a)| Message::AskAddress { id, addr: Ipv4Addr::from_bits(a) }),
@@ -174,12 +186,15 @@ mod tests {
             (any::<(u64, u64)>(), removal.clone()).prop_map(|((round, digest), removal)| {
                 Message::RemovalQuery(RemovalQuery { round, removal, digest })
             }),
-            (any::<(u64, u64, u16, u16)>(), blocks).prop_map(|((round, digest, part, parts), blocks)| {
-                let header = ReportHeader { round, removed: PeerId([7; 16]), digest, part, parts };
-                Message::RemovalReport { header, blocks }
-            }),
+            (any::<(u64, u64, u16, u16)>(), blocks.clone()).prop_map(
+                |((round, digest, part, parts), blocks)| {
+                    let header = ReportHeader { round, removed: PeerId([7; 16]), digest, part, parts };
+                    Message::RemovalReport { header, blocks }
+                }
+            ),
             prop::collection::vec(removal, 0..REMOVALS)
                 .prop_map(|removals| Message::RemovalsKnown { removals }),
+            blocks.prop_map(|blocks| Message::LeftBehind { blocks }),
         ]
     }
 

@@ -84,6 +84,7 @@ impl Ipam {
             }
             self.consider_takeover(change.after.owner, now);
             self.consider_takeover(change.after.signer, now);
+            self.consider_forwarding(change, now);
         }
         for span in offered {
             self.take_up(span, now);

@@ -16,7 +16,7 @@ use gossip::PeerId;
 use crate::AllocateError;
 use crate::ipam::{Ipam, Presence, Publish, Ticket};
 use crate::journal::JournalEntry;
-use crate::message::{Message, REMOVALS, REPORT_BLOCKS, RemovalQuery, ReportHeader};
+use crate::message::{MAX_PARTS, Message, REMOVALS, REPORT_BLOCKS, RemovalQuery, ReportHeader};
 use crate::record::{BlockRecord, RemovalRecord};
 use crate::span::{Span, mix};
 
@@ -26,9 +26,6 @@ const TAKEOVER_STEP: u64 = 1 << 16;
 
 /// Answers to earlier rounds of questions that still count: they may be on their way for a few seconds.
 const ROUNDS_KEPT: u64 = 8;
-
-/// Parts of a report: 80,000 blocks, a hundred times what a large fabric has.
-const MAX_PARTS: usize = 4096;
 
 /// What [`Ipam::remove_peer`] did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -248,6 +245,7 @@ impl Ipam {
         self.removals.next_nudge = Some(now);
         self.claim_inherited(now);
         self.consider_takeovers(now);
+        self.consider_forwarding_all(now);
         self.pass_on(now);
         self.turn(now);
     }

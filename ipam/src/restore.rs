@@ -89,6 +89,7 @@ impl Ipam {
         self.pass_on(now);
         self.claim_inherited(now);
         self.consider_takeovers(now);
+        self.consider_forwarding_all(now);
         self.turn(now);
     }
 

@@ -319,6 +319,55 @@ fn a_removal_respects_what_the_dead_peer_gave_away_unseen() {
 }
 
 #[test]
+fn an_heir_is_told_what_only_another_heir_has_heard_of() {
+    let start = Instant::now();
+    let whole = BlockRecord { prefix: "10.0.0.0/24".parse().unwrap(), owner: peer(3), epoch: 1 };
+    let gift = BlockRecord { prefix: "10.0.0.8/32".parse().unwrap(), owner: peer(4), epoch: 2 };
+    let mut hosts = [1, 2].map(|n| Ipam::new(Config::new(whole.prefix), peer(n), 7, start));
+    for (host, n) in hosts.iter_mut().zip([1, 2]) {
+        host.handle_record(peer(3), &whole.key(), Some(&whole.encode()), start).unwrap();
+        host.handle_reachable(peer(3 - n), Presence::Reachable, start);
+        host.handle_reachable(peer(3), Presence::Unreachable, start);
+        host.handle_reachable(peer(4), Presence::Unreachable, start);
+    }
+    // Peer 1 has to wait for somebody, peer 2 finishes at once.
+    hosts[0].handle_reachable(peer(5), Presence::Unreachable, start);
+    hosts[0].remove_peer(peer(3), start);
+    hosts[1].remove_peer(peer(4), start);
+    carry(&mut hosts, start, 20);
+    assert_eq!(hosts.each_ref().map(|host| host.summary().takeovers.len()), [1, 0]);
+    // The last word of peer 3 reaches only its own heir; peer 2 asks nobody any more.
+    let later = start + Duration::from_secs(20);
+    hosts[0].handle_record(peer(3), &gift.key(), Some(&gift.encode()), later).unwrap();
+    hosts[0].handle_reachable(peer(5), Presence::Left, later);
+    carry(&mut hosts, later, 60);
+    let owners = hosts.each_ref().map(|host| host.peer_of(address("10.0.0.8")));
+    assert_eq!(owners, [Some(peer(2)); 2]);
+    // Nobody goes on telling what is known.
+    let reasons = hosts.each_ref().map(|host| host.poll_timeout().map(|(_, why)| why));
+    assert_eq!(reasons, [None, None]);
+}
+
+/// Carries everything between peers 1 and 2 for some seconds.
+fn carry(hosts: &mut [Ipam; 2], start: Instant, seconds: u64) {
+    for now in (0..seconds * 10).map(|tenth| start + Duration::from_millis(tenth * 100)) {
+        for (from, to) in [(0, 1), (1, 0)] {
+            hosts[from].handle_timeout(now);
+            while let Some(publish) = hosts[from].poll_publish() {
+                let origin = hosts[from].me();
+                hosts[to].handle_record(origin, &publish.key, publish.value.as_deref(), now).unwrap();
+            }
+            while let Some(message) = hosts[from].poll_transmit() {
+                if message.to == hosts[to].me() {
+                    let origin = hosts[from].me();
+                    hosts[to].handle_message(origin, &message.payload, now).unwrap();
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_second_removal_changes_nothing() {
     let mut world = fabric("10.0.0.0/24", 3);
     world.crash(2);
