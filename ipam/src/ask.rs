@@ -206,6 +206,8 @@ impl Ipam {
     fn lacks_share(&self) -> bool {
         self.leaving.is_none()
             && !self.removals.is_removed(self.me)
+            // Free addresses say the same without a look at the whole map.
+            && self.space.free_count() == 0
             && self.map.iter().next().is_some()
             && !self.map.iter().any(|(_, holding)| self.is_usable(&holding))
     }

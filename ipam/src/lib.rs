@@ -11,7 +11,7 @@
 //!
 //! - `span`, [`record`]: addresses in blocks, and how they look in bytes;
 //! - `map`: for every address the owner with the highest epoch; merging is order-free;
-//! - `space`: free, leased and resting addresses of this peer;
+//! - `space`: free, leased and resting addresses of this peer; `hash`: finds their holders;
 //! - [`journal`], `message`: what survives, and what peers say to each other;
 //! - `ownership`, `ask`, `donate`, `removal` with `forward`: the four conversations;
 //! - [`ipam`]: all of them together; `summary`: what a person is shown.
@@ -21,6 +21,7 @@ mod config;
 mod donate;
 mod error;
 mod forward;
+mod hash;
 pub mod ipam;
 pub mod journal;
 mod map;

@@ -3,14 +3,14 @@
 //! Free addresses are kept as intervals, so that the lowest one, a given one and the ones inside a subnet are found in
 //! logarithmic time, and a million free addresses take no more room than one.
 
-use std::collections::hash_map::{DefaultHasher, Entry};
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::time::Instant;
 
 use ipnet::Ipv4Net;
 
+use crate::hash::NameHash;
 use crate::span::{Span, halves};
 
 /// What an address of ours is doing.
@@ -56,7 +56,7 @@ pub(crate) struct Space {
     free_count: u64,
     leases: BTreeMap<u32, Arc<str>>,
     /// Only looked up, never iterated: its order cannot be observed.
-    holders: HashMap<Arc<str>, Held, BuildHasherDefault<DefaultHasher>>,
+    holders: HashMap<Arc<str>, Held, NameHash>,
     resting: BTreeMap<u32, Instant>,
     /// In order of time, because every address rests equally long. Entries may be outlived by what they wake.
     wakeups: VecDeque<(Instant, u32)>,
@@ -225,10 +225,11 @@ impl Space {
     /// Takes one lease out of the books, wherever its address belongs.
     pub(crate) fn drop_lease(&mut self, addr: u32) -> Option<Arc<str>> {
         let holder = self.leases.remove(&addr)?;
-        match self.holders.get_mut(&holder) {
-            Some(Held::Many(addrs)) if addrs.len() > 1 => addrs.retain(|&held| held != addr),
-            Some(Held::Many(_) | Held::One(_)) => drop(self.holders.remove(&holder)),
-            None => {}
+        if let Entry::Occupied(mut entry) = self.holders.entry(Arc::clone(&holder)) {
+            match entry.get_mut() {
+                Held::Many(addrs) if addrs.len() > 1 => addrs.retain(|&held| held != addr),
+                Held::Many(_) | Held::One(_) => drop(entry.remove()),
+            }
         }
         Some(holder)
     }
