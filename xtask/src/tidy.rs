@@ -20,7 +20,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 9] = [
     ("router", &["control", "gossip", "ipam"]),
     ("weavectl", &["control"]),
     ("cni-plugin", &["control"]),
-    ("benches", &["router"]),
+    ("benches", &["ipam", "router"]),
     ("netns-tests", &[]),
     ("xtask", &["netns-tests"]),
 ];
@@ -28,6 +28,22 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 9] = [
 /// Crates without I/O, and what would bring it in.
 const PURE: [&str; 2] = ["gossip", "ipam"];
 const IMPURE: [&str; 8] = ["tokio", "rustix", "libc", "rand", "getrandom", "rtnetlink", "axum", "hyper"];
+
+/// Folders whose code does no I/O, and words that would mean some. Tests below them may.
+const PURE_FOLDERS: [&str; 3] = ["gossip/src/", "ipam/src/", "router/src/core/"];
+const IMPURE_WORDS: [&str; 11] = [
+    "std::fs",
+    "std::thread",
+    "std::process",
+    "std::env",
+    "UdpSocket",
+    "TcpStream",
+    "Instant::now(",
+    "SystemTime",
+    "tokio::",
+    "SystemRandom",
+    "rustix::",
+];
 
 /// Checks everything.
 pub(crate) fn run() -> Result<()> {
@@ -37,6 +53,9 @@ pub(crate) fn run() -> Result<()> {
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
         let name = path.strip_prefix(&root).unwrap_or(&path).display().to_string();
         findings.extend(check_source(&text).into_iter().map(|finding| format!("{name}: {finding}")));
+        if PURE_FOLDERS.iter().any(|folder| name.starts_with(folder)) && !name.contains("tests") {
+            findings.extend(check_purity(&text).into_iter().map(|finding| format!("{name}: {finding}")));
+        }
     }
     findings.extend(check_graph(&cargo::metadata()?));
     if findings.is_empty() {
@@ -63,6 +82,18 @@ fn check_source(text: &str) -> Vec<String> {
                 "line {}: silenced without a reason; use `expect(.., reason = \"..\")`",
                 number + 1
             ));
+        }
+    }
+    findings
+}
+
+/// I/O in a file that must have none; what stands behind `#[cfg(test)]` does not count.
+fn check_purity(text: &str) -> Vec<String> {
+    let mut findings = Vec::new();
+    for (number, line) in text.lines().enumerate().take_while(|(_, line)| line.trim() != "#[cfg(test)]") {
+        let code = line.split("//").next().unwrap_or_default();
+        for word in IMPURE_WORDS.iter().filter(|word| code.contains(**word)) {
+            findings.push(format!("line {}: knows no I/O, so `{word}` must come from the shell", number + 1));
         }
     }
     findings
@@ -117,7 +148,7 @@ fn sources(root: &Path) -> Result<Vec<PathBuf>> {
 mod tests {
     use serde_json::json;
 
-    use super::{check_graph, check_source};
+    use super::{check_graph, check_purity, check_source};
 
     #[test]
     fn file_without_purpose_is_found() {
@@ -131,6 +162,15 @@ mod tests {
         assert_eq!(check_source(&silenced).len(), 1);
         assert!(
             check_source("//! A file.\n#[expect(dead_code, reason = \"shown\")]\nfn f() {}\n").is_empty()
+        );
+    }
+
+    #[test]
+    fn clock_in_a_core_is_found_and_in_its_tests_is_not() {
+        assert_eq!(check_purity("fn f() { Instant::now(); }\n").len(), 1);
+        assert!(
+            check_purity("// Instant::now() is for the shell\n#[cfg(test)]\nlet now = Instant::now();\n")
+                .is_empty()
         );
     }
 
