@@ -20,7 +20,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 9] = [
     ("router", &["control", "gossip", "ipam"]),
     ("weavectl", &["control"]),
     ("cni-plugin", &["control"]),
-    ("benches", &["ipam", "router"]),
+    ("benches", &["router"]),
     ("netns-tests", &[]),
     ("xtask", &["netns-tests"]),
 ];
