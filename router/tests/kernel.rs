@@ -113,6 +113,24 @@ fn attached_containers_reach_each_other() {
 }
 
 #[test]
+fn bridge_knows_a_container_before_it_has_said_a_word() {
+    lab(async |lab| {
+        let kernel = lab.bridged().await;
+        kernel.attach(spec(1, &lab.container())).await.expect("attach");
+        let known = |lab: &Lab| {
+            let table = lab.host("bridge", &["fdb", "show", "dev", &port(1)]);
+            let resident = table.lines().find(|line| line.starts_with("0a:77:0a:20:00:01"));
+            let told = resident.is_some_and(|line| line.contains("static") && line.contains("sticky"));
+            assert!(told, "{table}");
+        };
+        known(lab);
+        lab.host("ip", &["link", "set", &port(1), "nomaster"]);
+        kernel.ensure_ports(vec![port(1)]).await.expect("ports");
+        known(lab);
+    });
+}
+
+#[test]
 fn second_attachment_under_a_name_is_refused_and_harmless() {
     lab(async |lab| {
         let kernel = lab.bridged().await;

@@ -16,7 +16,7 @@ use super::{
     bridge::PortRole,
     container::{self, Configured, Inside},
     error::{KernelError, Result, Side},
-    links::{self, CREATE_NEW, Link},
+    links::{self, CREATE_NEW, Link, RESIDENT},
     netns::{NetnsId, OpenNetns},
     spec::{AttachSpec, Attached, Mismatch, check_port_name},
     sysctl::{self, Warning},
@@ -94,7 +94,7 @@ fn create_pair(host: &mut Wire, bridge: &Link, netns: &OpenNetns, spec: &AttachS
 
 /// The host end's address: the container's with one more bit, so that udev does not invent one and announce a change of the link.
 /// (When that bit is set already, it is cleared: the two must differ.)
-fn host_mac(container: [u8; 6]) -> [u8; 6] {
+pub(super) fn host_mac(container: [u8; 6]) -> [u8; 6] {
     let [first, rest @ ..] = container;
     let mut mac = [first ^ 0b100, 0, 0, 0, 0, 0];
     mac[1..].copy_from_slice(&rest);
@@ -104,7 +104,7 @@ fn host_mac(container: [u8; 6]) -> [u8; 6] {
 fn configure(host: &mut Wire, inside: &mut Inside, spec: &AttachSpec) -> Result<Attached> {
     let Configured { ifindex: container_ifindex, mut warnings, routes_left } = inside.configure(spec)?;
     let port = links::require(host, &spec.host_ifname)?;
-    // Two requests in one system call: without the first, the port would choose a link-local address the moment it is up, and speak to
+    // Three requests in one system call: without the first, the port would choose a link-local address the moment it is up, and speak to
     // the container with it.
     let mut quiet = links::about(port.ifindex);
     quiet.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![
@@ -112,11 +112,9 @@ fn configure(host: &mut Wire, inside: &mut Inside, spec: &AttachSpec) -> Result<
     ])]));
     let mut message = links::up(links::about(port.ifindex));
     message.attributes.extend(PortRole::Container.difference(&port.port));
-    let requests = [quiet, message].map(|message| Request {
-        message: Message::NewLink(message),
-        flags: 0,
-        reply: Reply::Acknowledged,
-    });
+    let resident = Message::NewNeighbour(links::resident(port.ifindex, spec.mac));
+    let requests = [(Message::NewLink(quiet), 0), (Message::NewLink(message), 0), (resident, RESIDENT)]
+        .map(|(message, flags)| Request { message, flags, reply: Reply::Acknowledged });
     let mut answers = host.exchange(Vec::from(requests)).into_iter();
     if let Some(Err(refusal)) = answers.next() {
         // A kernel without IPv6 has nothing to silence.

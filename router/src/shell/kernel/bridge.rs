@@ -13,8 +13,9 @@ use netlink_packet_route::{
 use rustix::io::Errno;
 
 use super::{
+    attach::host_mac,
     error::{KernelError, Result},
-    links::{self, CREATE_NEW, Link},
+    links::{self, CREATE_NEW, Link, RESIDENT},
     spec::{BridgeSpec, BridgeState, Outcome, Ports},
     sysctl::{self, Change, Warning},
     wire::Wire,
@@ -102,7 +103,7 @@ fn bridge_difference(link: &Link, spec: &BridgeSpec) -> Option<LinkMessage> {
 pub(super) enum PortRole {
     /// The TAP device: the way to everything that the bridge does not know.
     Fabric,
-    /// A container: gets no unicast that is not for it. What it is called is known from the moment it sends its first frame.
+    /// A container: gets no unicast that is not for it. The bridge is told its address when it is attached.
     Container,
 }
 
@@ -203,6 +204,14 @@ pub(super) fn ensure_ports(wire: &mut Wire, bridge: &str, names: &[String]) -> R
             if ports.restored.last() != Some(name) {
                 ports.restored.push(name.clone());
             }
+        }
+        if ports.restored.last() == Some(name)
+            && let Ok(mac) = <[u8; 6]>::try_from(link.mac.as_slice())
+        {
+            // The host end's address is the container's but for one bit, so turning it once more gives the container's.
+            let resident = links::resident(link.ifindex, host_mac(mac));
+            wire.request(Message::NewNeighbour(resident), RESIDENT)
+                .map_err(|refusal| refusal.during("tell the bridge who is behind", name))?;
         }
     }
     Ok(ports)

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage as Message,
     address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
@@ -11,6 +11,7 @@ use netlink_packet_route::{
         InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, LinkAttribute, LinkExtentMask,
         LinkFlags, LinkInfo, LinkMessage,
     },
+    neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope},
 };
 use rtnetlink::{AddressMessageBuilder, RouteMessageBuilder};
@@ -23,6 +24,9 @@ use super::{
 
 /// Flags of a request that makes something that must not exist yet.
 pub(super) const CREATE_NEW: u16 = NLM_F_CREATE | NLM_F_EXCL;
+
+/// Flags of a request that tells the bridge of a resident, known before or not.
+pub(super) const RESIDENT: u16 = NLM_F_CREATE | NLM_F_REPLACE;
 
 /// A device as the kernel describes it, reduced to what we look at.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -107,6 +111,18 @@ pub(super) fn named(name: &str) -> LinkMessage {
 pub(super) fn up(mut message: LinkMessage) -> LinkMessage {
     message.header.flags |= LinkFlags::Up;
     message.header.change_mask |= LinkFlags::Up;
+    message
+}
+
+/// The bridge's knowledge of who is behind a port, from the start and for good: the container is reached before it has said a word, and
+/// no neighbour takes its frames by sending under its address.
+pub(super) fn resident(ifindex: u32, mac: [u8; 6]) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.header.ifindex = ifindex;
+    message.header.state = NeighbourState::Noarp;
+    message.header.flags = NeighbourFlags::Controller | NeighbourFlags::Sticky;
+    message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
     message
 }
 
