@@ -38,17 +38,16 @@ pub enum TargetError {
 }
 
 impl Targets {
-    /// Adds an address as given. Answers whether it is new.
-    pub fn add(&mut self, text: &str) -> Result<bool, TargetError> {
-        split(text)?;
-        if self.by_name.contains_key(text) {
-            return Ok(false);
-        }
-        if self.by_name.len() >= MAX_TARGETS {
+    /// Adds addresses as given, all of them or none.
+    pub fn add(&mut self, texts: &[String]) -> Result<(), TargetError> {
+        texts.iter().try_for_each(|text| split(text).map(drop))?;
+        let fresh: BTreeSet<&String> =
+            texts.iter().filter(|text| !self.by_name.contains_key(*text)).collect();
+        if self.by_name.len() + fresh.len() > MAX_TARGETS {
             return Err(TargetError::TooMany);
         }
-        self.by_name.insert(text.to_owned(), Resolution::default());
-        Ok(true)
+        self.by_name.extend(fresh.into_iter().map(|text| (text.clone(), Resolution::default())));
+        Ok(())
     }
 
     /// Drops an address. Answers what it had resolved to and is no other target's.
@@ -175,9 +174,7 @@ mod tests {
     #[test]
     fn literals_are_dialled_at_once_and_names_looked_up() {
         let (mut targets, now) = (Targets::default(), Instant::now());
-        for name in ["192.0.2.7", "host-b"] {
-            assert_eq!(targets.add(name), Ok(true));
-        }
+        targets.add(&["192.0.2.7".to_owned(), "host-b".to_owned()]).expect("added");
         let address: SocketAddr = "192.0.2.7:6783".parse().expect("address");
         assert_eq!(targets.due(now), (vec![address], vec!["host-b".to_owned()]));
         assert_eq!(targets.due(now), (vec![], vec![]));
@@ -190,12 +187,23 @@ mod tests {
         let mut targets = Targets::default();
         let address: SocketAddr = "192.0.2.7:6783".parse().expect("address");
         for name in ["192.0.2.7", "192.0.2.7:6783"] {
-            assert_eq!(targets.add(name), Ok(true));
+            targets.add(&[name.to_owned()]).expect("added");
             assert_eq!(targets.resolved(name, Ok(BTreeSet::from([address]))), [address]);
         }
-        assert_eq!(targets.add("192.0.2.7"), Ok(false));
         assert!(targets.remove("192.0.2.7").is_empty());
         assert_eq!(targets.remove("192.0.2.7:6783"), vec![address]);
         assert!(targets.remove("192.0.2.7:6783").is_empty());
+    }
+
+    #[test]
+    fn one_wrong_address_adds_none() {
+        let mut targets = Targets::default();
+        let wrong = targets.add(&["host-a".to_owned(), "host b".to_owned()]);
+        assert_eq!(wrong, Err(TargetError::NotAnAddress("host b".to_owned())));
+        let many: Vec<String> = (0..=MAX_TARGETS).map(|n| format!("host-{n}")).collect();
+        assert_eq!(targets.add(&many), Err(TargetError::TooMany));
+        assert!(targets.names().is_empty());
+        assert_eq!(targets.add(&many[1..]), Ok(()));
+        assert_eq!(targets.add(&many[1..]), Ok(()), "the same again needs no room");
     }
 }

@@ -178,7 +178,7 @@ impl Engine {
         }
         node.announce(Mac::of_host(node.me()), EndpointAdvert::default(), now);
         for target in &file.targets {
-            if let Err(error) = self.targets.add(target) {
+            if let Err(error) = self.targets.add(std::slice::from_ref(target)) {
                 tracing::warn!(%error, "target ignored");
             }
         }

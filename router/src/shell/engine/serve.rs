@@ -65,9 +65,7 @@ impl Engine {
         if self.running.is_none() {
             return Err(fabric::no_fabric());
         }
-        for address in addresses {
-            self.targets.add(address).map_err(|error| refusal(ErrorCode::BadRequest, error.to_string()))?;
-        }
+        self.targets.add(addresses).map_err(|error| refusal(ErrorCode::BadRequest, error.to_string()))?;
         let now = Instant::now();
         let resolved = self.resolve_targets(now);
         if let Some(running) = &mut self.running {
