@@ -203,10 +203,11 @@ impl Engine {
         let gso_max_size = datapath::mtu::gso_max_size(underlay_mtu as usize, underlay) as u32;
         let mac = Mac::of_host(self.identity.peer_id()).0;
         self.kernel.ensure_bridge(BridgeSpec { mtu, mac, gso_max_size }).await.map_err(kernel_error)?;
-        let start = |error: &dyn std::fmt::Display| {
+        let start = |error: &dyn std::error::Error| {
+            let why = error.source().map(|source| format!(": {source}")).unwrap_or_default();
             refusal_with(
                 ErrorCode::Kernel,
-                format!("cannot start the data path: {error}"),
+                format!("cannot start the data path: {error}{why}"),
                 "weaved needs root (CAP_NET_ADMIN), /dev/net/tun and a free UDP port (--listen)",
             )
         };
