@@ -138,8 +138,13 @@ impl Attacher {
         let holder = holder(&request.container, &request.ifname);
         let lock = self.lock(&holder);
         let _held = lock.lock().await;
-        if let Some(existing) = self.find(&request.container, &request.ifname).await? {
-            return self.attached_before(request, existing.attachment);
+        if let Some(Kept { attachment: existing, .. }) =
+            self.find(&request.container, &request.ifname).await?
+        {
+            if self.is_there(&existing).await.map_err(kernel_refusal)? {
+                return self.attached_before(request, existing);
+            }
+            self.let_go(&existing).await?;
         }
         let netns = Netns::Path(request.netns.clone().into());
         let ground = self.hub.ask(Call::Ground).await?;
@@ -228,8 +233,21 @@ impl Attacher {
         let lock = self.lock(&holder);
         let _held = lock.lock().await;
         self.kernel.detach(&attachment.host_ifname).await.map_err(kernel_refusal)?;
+        self.let_go(attachment).await
+    }
+
+    /// Forgets an attachment and gives its address back. The caller holds the lock.
+    async fn let_go(&self, attachment: &Attachment) -> Result<Vec<Ipv4Addr>, ApiError> {
+        let holder = holder(&attachment.container, &attachment.ifname);
         self.hub.ask(|reply| Call::Detached(Box::new(attachment.clone()), reply)).await?;
         self.hub.ask(|reply| Call::Release(holder, Rest::Used, reply)).await
+    }
+
+    /// An attachment without its interface is of a container that ended. The next one can have its name: namespaces are named by their
+    /// inode, which the kernel uses again.
+    async fn is_there(&self, attachment: &Attachment) -> Result<bool, KernelError> {
+        let ports = self.kernel.list_ports().await?;
+        Ok(ports.iter().any(|port| port.ifname == attachment.host_ifname))
     }
 
     /// An attach that was cut short may have left a device or a lease without a record.
@@ -327,16 +345,11 @@ impl Attacher {
         let Ok(Some(kept)) = self.find(&attachment.container, &attachment.ifname).await else {
             return Ok(());
         };
-        let ports = self.kernel.list_ports().await?;
-        if kept.attachment != *attachment || ports.iter().any(|port| port.ifname == attachment.host_ifname) {
+        if kept.attachment != *attachment || self.is_there(attachment).await? {
             return Ok(());
         }
         tracing::info!(container = %attachment.container, address = %attachment.address, "container is gone, address released");
-        let done = async {
-            self.hub.ask(|reply| Call::Detached(Box::new(attachment.clone()), reply)).await?;
-            self.hub.ask(|reply| Call::Release(holder, Rest::Used, reply)).await
-        };
-        if let Err(error) = done.await {
+        if let Err(error) = self.let_go(attachment).await {
             tracing::warn!(error = error.message, "cannot release it; the next look tries again");
         }
         Ok(())
@@ -355,6 +368,7 @@ impl Attacher {
     async fn hide_flow(&self) -> Result<Exposure, ApiError> {
         let lock = self.lock(EXPOSE_HOLDER);
         let _held = lock.lock().await;
+        self.hub.ask(Call::Ground).await?;
         self.kernel.set_host_address(None).await.map_err(kernel_refusal)?;
         let spec = FirewallSpec { bridge: self.bridge.clone(), masquerade: None };
         self.kernel.ensure_firewall(spec).await.map_err(kernel_refusal)?;
@@ -382,7 +396,16 @@ impl Attacher {
         for attachment in &all {
             self.detach_one(attachment).await?;
         }
-        self.hide_flow().await?;
+        match self.hide_flow().await {
+            Err(error) if error.code == ErrorCode::NoFabric => {
+                // What an earlier reset left in the kernel goes all the same; what stays is in the log.
+                for left in self.kernel.reset().await {
+                    tracing::warn!(error = %left, "cannot remove what an earlier fabric left");
+                }
+                return Err(error);
+            }
+            other => other.map(drop)?,
+        }
         let answer = self.hub.ask(Call::Reset).await?;
         let errors = self.kernel.reset().await;
         if !errors.is_empty() {
