@@ -60,7 +60,9 @@ impl PacketSocket {
             return Ok(None);
         }
         if ready < 0 {
-            return Err(io::Error::last_os_error());
+            let error = io::Error::last_os_error();
+            // A stop and a continue end a poll (signal(7)); whoever waits asks again.
+            return if error.kind() == io::ErrorKind::Interrupted { Ok(None) } else { Err(error) };
         }
         // SAFETY: pointer and length are those of a live slice that we may write.
         let got = unsafe { libc::recv(self.fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };

@@ -106,6 +106,7 @@ fn comes_back(client: &UdpSocket, want: &[u8], number: u32, buffer: &mut [u8]) -
         let len = match client.recv(buffer) {
             Ok(len) => len,
             Err(error) if timed_out(&error) => return Ok(false),
+            Err(error) if interrupted(&error) => continue,
             Err(error) => return Err(error).context("cannot receive"),
         };
         if buffer[..len] == *want {
@@ -151,6 +152,7 @@ impl Stream {
                     Ok(_) if number_of(&ack).is_some_and(|number| number + 1 >= sent) => break,
                     Ok(_) => {}
                     Err(error) if timed_out(&error) => break,
+                    Err(error) if interrupted(&error) => {}
                     Err(error) => return Err(error).context("cannot receive an acknowledgement"),
                 }
             }
@@ -166,7 +168,7 @@ impl Stream {
             let (len, from) = match server.recv_from(&mut buffer) {
                 Ok(got) => got,
                 Err(error) if timed_out(&error) && done.load(Ordering::Relaxed) => return Ok(report),
-                Err(error) if timed_out(&error) => continue,
+                Err(error) if timed_out(&error) || interrupted(&error) => continue,
                 Err(error) => return Err(error).context("cannot receive"),
             };
             let number = number_of(&buffer[..len]);
@@ -198,7 +200,7 @@ fn reflect(server: &UdpSocket, done: &AtomicBool) -> Result<()> {
     while !done.load(Ordering::Relaxed) {
         match server.recv_from(&mut buffer) {
             Ok((len, from)) => server.send_to(&buffer[..len], from).map(drop).context("cannot send back")?,
-            Err(error) if timed_out(&error) => {}
+            Err(error) if timed_out(&error) || interrupted(&error) => {}
             Err(error) => return Err(error).context("cannot receive"),
         }
     }
@@ -231,6 +233,11 @@ fn datagram(number: u32, size: usize) -> Vec<u8> {
 
 fn number_of(bytes: &[u8]) -> Option<u32> {
     bytes.first_chunk::<HEADER>().map(|head| u32::from_be_bytes(*head))
+}
+
+/// A receive with a time limit is not restarted after a stop and a continue (signal(7)).
+fn interrupted(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Interrupted
 }
 
 fn timed_out(error: &std::io::Error) -> bool {

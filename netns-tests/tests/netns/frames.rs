@@ -95,6 +95,7 @@ fn delivered_once(containers: &[Container], to: IpAddr) -> Result<()> {
                 Ok(len) => bail!("{} heard {len} bytes", container.id()),
                 // Silence: whatever comes twice has come by now.
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error).context("cannot receive"),
             }
         }
