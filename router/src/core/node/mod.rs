@@ -99,6 +99,8 @@ pub enum Output {
     },
     /// This router's boot counter is this now; the shell keeps it for the next start.
     BootChanged(u32),
+    /// There is, or was, another router with this one's identity: somebody has to act.
+    Clone(String),
     /// Something an operator wants to see in the log.
     Notice(String),
 }

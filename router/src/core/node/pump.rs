@@ -160,11 +160,11 @@ impl Node {
                     self.publish_self(now);
                 }
             }
-            SessionEvent::CloneDetected { address, newer } => self.outputs.push_back(Output::Notice(match newer {
+            SessionEvent::CloneDetected { address, newer } => self.outputs.push_back(Output::Clone(match newer {
                 Newer::Ours => format!(
-                    "an older router at {address} has this router's identity: this one is a copy and stays out; `weavectl reset` here"
+                    "an older router at {address} has this router's identity: this one is a copy and stays out"
                 ),
-                Newer::Theirs => format!("a copy of this router runs at {address}; `weavectl reset` there"),
+                Newer::Theirs => format!("a copy of this router runs at {address}"),
             })),
         }
     }
@@ -231,7 +231,7 @@ impl Node {
             GossipEvent::OwnRecordFound { key, value } => self.tell_ipam(self.me, &key, Some(&value), now),
             GossipEvent::CloneSuspected { boot, .. } => {
                 let text = "records of this router exist that it did not write: its state directory is a copy or was rolled back";
-                self.outputs.push_back(Output::Notice(text.to_owned()));
+                self.outputs.push_back(Output::Clone(text.to_owned()));
                 self.outputs.push_back(Output::BootChanged(boot));
             }
         }

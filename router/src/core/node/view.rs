@@ -66,6 +66,13 @@ impl Node {
                     .any(|m| m.id == peer && !matches!(m.state, MemberState::Dead | MemberState::Left)))
     }
 
+    /// Is there a member that should answer and does not? Departed and removed ones should not.
+    pub fn has_unreachable_members(&self) -> bool {
+        self.gossip
+            .members()
+            .any(|m| matches!(m.state, MemberState::Dead | MemberState::Suspect) && !self.is_removed(m.id))
+    }
+
     /// Was it removed from the fabric?
     pub fn is_removed(&self, peer: PeerId) -> bool {
         self.removed.contains_key(&peer)

@@ -342,6 +342,7 @@ impl Engine {
         self.targets = targets::Targets::default();
         self.exposed = None;
         self.removed_by = None;
+        self.clone = None;
         let fail = |error: std::io::Error| super::persist::not_durable(&error.to_string());
         let Some(dir) = &mut self.dir else { return Ok(()) };
         dir.fabric.remove().map_err(fail)?;

@@ -71,6 +71,8 @@ pub struct Engine {
     /// Set while the journals cannot be written.
     not_durable: Option<String>,
     removed_by: Option<PeerId>,
+    /// What is known of another router with this identity.
+    clone: Option<String>,
     /// The allocation journal was damaged: what it had recorded must be heard from the fabric before anything new is leased.
     unsure: bool,
     started: Instant,
@@ -113,6 +115,7 @@ impl Engine {
             problems: contents.problems.clone(),
             not_durable: None,
             removed_by: None,
+            clone: None,
             unsure: false,
             started: Instant::now(),
             next_ticket: 0,
@@ -236,6 +239,10 @@ impl Engine {
             Output::BootChanged(boot) => {
                 running.file.boot = boot;
                 self.store_fabric();
+            }
+            Output::Clone(text) => {
+                tracing::error!(text, "another router has this identity");
+                self.clone = Some(text);
             }
             Output::Notice(text) => tracing::info!(notice = text, "notice"),
         }

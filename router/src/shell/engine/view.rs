@@ -272,6 +272,25 @@ impl Engine {
             let text = "the data path has stopped, containers reach only this host".to_owned();
             add("data-path", "error", text, "restart weaved; its log says what happened");
         }
+        let counts = peer_counts(running);
+        // This router itself is one of those alive.
+        if counts.alive <= 1 && counts.suspect + counts.dead > 0 && running.node.has_unreachable_members() {
+            let text = format!("none of the {} other peers answers", counts.suspect + counts.dead);
+            add(
+                "isolated",
+                "error",
+                text,
+                "weavectl status connections says why; look at the underlay first",
+            );
+        }
+        if let Some(text) = &self.clone {
+            add(
+                "clone",
+                "error",
+                text.clone(),
+                "weavectl reset --force on the copy, then weavectl join TOKEN there",
+            );
+        }
         if let Some(why) = &self.not_durable {
             add(
                 "state-not-durable",
@@ -332,11 +351,6 @@ impl Engine {
                 text,
                 "start that peer's weaved, or if it is gone too: weavectl rmpeer PEER",
             );
-        }
-        if running.node.sessions().is_quarantined() {
-            let text = "another router with this identity started earlier: this one is a copy and stays out"
-                .to_owned();
-            add("clone", "error", text, "weavectl reset --force here, then weavectl join TOKEN");
         }
         for obstacle in &self.obstacles {
             add(
