@@ -236,8 +236,8 @@ fn number_of(bytes: &[u8]) -> Option<u32> {
 }
 
 /// A receive with a time limit is not restarted after a stop and a continue (signal(7)).
-fn interrupted(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::Interrupted
+fn interrupted(error: &std::io::Error) -> bool {
+    error.kind() == ErrorKind::Interrupted
 }
 
 fn timed_out(error: &std::io::Error) -> bool {
