@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use lab::{Container, LabConfig, PacketSocket, Ping, payload, transfer, until};
+use lab::{Container, Host, LabConfig, PacketSocket, Ping, payload, transfer, until};
 
 use crate::support::{SETTLE, fabric, fabric_on, one_each, reaches, same};
 
@@ -160,19 +160,36 @@ fn interface_hung_on_the_bridge_by_hand_is_found() {
         // A MAC address and IP addresses that no allocator knows: a virtual machine, say.
         let far = lab.host(2).attached()?;
         far.ns().ip("addr add 192.0.2.2/24 dev eth0")?;
-        let stranger = lab.host(1).container()?;
-        let bridge = lab.host(1).json(&["status"])?["bridge"].as_str().context("no bridge")?.to_owned();
-        let (host, name) = (lab.host(1).ns(), stranger.ns().name());
-        host.ip(&format!("link add stranger type veth peer name eth0 netns {name}"))?;
-        host.ip(&format!("link set stranger mtu 1390 master {bridge} up"))?;
-        stranger.ns().ip("addr add 192.0.2.1/24 dev eth0")?;
-        stranger.ns().ip("link set eth0 mtu 1390 up")?;
+        let stranger = hung_by_hand(lab.host(1), "192.0.2.1/24")?;
         for (from, to) in [(stranger.ns(), [192, 0, 2, 2]), (far.ns(), [192, 0, 2, 1])] {
             lab::ping_until_answered(from, IpAddr::from(to), SETTLE)?;
             Ping::default().expect_all(from, IpAddr::from(to))?;
         }
         Ok(())
     });
+}
+
+#[test]
+fn interface_hung_on_the_bridge_by_hand_may_use_a_free_address_of_the_range() {
+    fabric(2, |lab| {
+        let far = lab.host(2).attached()?;
+        let stranger = hung_by_hand(lab.host(1), "10.47.255.200/12")?;
+        let address = IpAddr::V4(far.ipv4()?);
+        lab::ping_until_answered(stranger.ns(), address, SETTLE)?;
+        Ping::default().expect_all(stranger.ns(), address).map(drop)
+    });
+}
+
+/// A namespace behind a device that somebody hung on the bridge: its MAC address is no allocator's.
+fn hung_by_hand(host: &Host, address: &str) -> Result<Container> {
+    let stranger = host.container()?;
+    let bridge = host.json(&["status"])?["bridge"].as_str().context("no bridge")?.to_owned();
+    let name = stranger.ns().name();
+    host.ns().ip(&format!("link add stranger type veth peer name eth0 netns {name}"))?;
+    host.ns().ip(&format!("link set stranger mtu 1390 master {bridge} up"))?;
+    stranger.ns().ip(&format!("addr add {address} dev eth0"))?;
+    stranger.ns().ip("link set eth0 mtu 1390 up")?;
+    Ok(stranger)
 }
 
 /// Waits for a frame that ends in this content.
