@@ -253,6 +253,16 @@ impl Host {
         self.json(&["join", token])
     }
 
+    /// The ciphers of its ready connections, in the order that they are listed.
+    ///
+    /// # Errors
+    /// When `weavectl` fails.
+    pub fn ciphers(&self) -> Result<Vec<String>> {
+        let status = self.json(&["status", "connections"])?;
+        let all = status["connections"].as_array().into_iter().flatten();
+        Ok(all.filter_map(|connection| connection["cipher"].as_str().map(str::to_owned)).collect())
+    }
+
     /// A new container of this host: a namespace that nothing is attached to yet.
     ///
     /// # Errors

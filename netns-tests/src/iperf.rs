@@ -25,11 +25,24 @@ pub struct Iperf {
     pub streams: u32,
 }
 
+/// Who sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// The client.
+    Forward,
+    /// The server.
+    Reverse,
+    /// Both at the same time, with so many streams each.
+    Both,
+}
+
 /// What `iperf3` measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Throughput {
-    /// Bits per second of payload at the receiver.
+    /// Bits per second of payload at the receiver, of both directions together where both send.
     pub bits_per_second: f64,
+    /// Bytes of payload moved, with those of the first second, which does not count for the rate.
+    pub bytes: f64,
     /// Segments sent again.
     pub retransmits: u64,
 }
@@ -40,6 +53,20 @@ impl Iperf {
     /// # Errors
     /// When `iperf3` fails.
     pub fn run(&self, from: &NetNs, to: &NetNs, address: IpAddr) -> Result<Throughput> {
+        self.run_towards(Direction::Forward, from, to, address)
+    }
+
+    /// The same with a direction; `from` is where the client is.
+    ///
+    /// # Errors
+    /// See above.
+    pub fn run_towards(
+        &self,
+        direction: Direction,
+        from: &NetNs,
+        to: &NetNs,
+        address: IpAddr,
+    ) -> Result<Throughput> {
         let address = address.to_string();
         let mut server = Command::new("iperf3");
         server
@@ -48,14 +75,14 @@ impl Iperf {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let mut server = to.spawn(&mut server)?;
-        let measured = self.measure(from, &address);
+        let measured = self.measure(direction, from, &address);
         // It has ended by itself after a test that went well.
         let _ended = server.kill();
         server.wait().context("cannot wait for the server of iperf3")?;
         measured
     }
 
-    fn measure(&self, from: &NetNs, address: &str) -> Result<Throughput> {
+    fn measure(&self, direction: Direction, from: &NetNs, address: &str) -> Result<Throughput> {
         let (seconds, streams) = (self.seconds.to_string(), self.streams.to_string());
         let mut last = String::new();
         let (answer, _) = until(LISTEN_LIMIT, "the server of iperf3 listens", || {
@@ -73,6 +100,11 @@ impl Iperf {
                 "--connect-timeout",
                 "2000",
             ]);
+            match direction {
+                Direction::Forward => {}
+                Direction::Reverse => drop(client.arg("--reverse")),
+                Direction::Both => drop(client.arg("--bidir")),
+            }
             let limit = Duration::from_secs(u64::from(self.seconds) + 1) + OVERHEAD;
             match from.run(&mut client, &[], limit) {
                 // With `-J` some versions succeed although the server did not listen yet.
@@ -95,8 +127,35 @@ impl Iperf {
 fn parse(answer: &str) -> Result<Throughput> {
     let value: Value = serde_json::from_str(answer).context("iperf3 answered no JSON")?;
     let end = &value["end"];
-    let Some(bits_per_second) = end["sum_received"]["bits_per_second"].as_f64() else {
+    let Some(received) = end["sum_received"]["bits_per_second"].as_f64() else {
         bail!("iperf3 measured nothing: {}", value["error"]);
     };
-    Ok(Throughput { bits_per_second, retransmits: end["sum_sent"]["retransmits"].as_u64().unwrap_or(0) })
+    // Where both send, what the client received has a name of its own.
+    let back = end["sum_received_bidir_reverse"]["bits_per_second"].as_f64();
+    let moved = |interval: &Value| {
+        ["sum", "sum_bidir_reverse"]
+            .into_iter()
+            .filter_map(|sum| interval[sum]["bytes"].as_f64())
+            .sum::<f64>()
+    };
+    Ok(Throughput {
+        bits_per_second: received + back.unwrap_or(0.0),
+        bytes: value["intervals"].as_array().into_iter().flatten().map(moved).sum(),
+        retransmits: end["sum_sent"]["retransmits"].as_u64().unwrap_or(0),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Throughput, parse};
+
+    #[test]
+    fn both_directions_are_added() {
+        let answer = r#"{"intervals": [{"sum": {"bytes": 5}, "sum_bidir_reverse": {"bytes": 2}}, {"sum": {"bytes": 1}}],
+            "end": {"sum_sent": {"retransmits": 3}, "sum_received": {"bits_per_second": 10},
+            "sum_received_bidir_reverse": {"bits_per_second": 4}}}"#;
+        let want = Throughput { bits_per_second: 14.0, bytes: 8.0, retransmits: 3 };
+        assert_eq!(parse(answer).expect("understood"), want);
+        assert!(parse(r#"{"error": "no route"}"#).expect_err("no figures").to_string().contains("no route"));
+    }
 }

@@ -31,6 +31,9 @@ const FORM_LIMIT: Duration = Duration::from_secs(30);
 /// Unmounting lazily does not wait for anybody.
 const UMOUNT_LIMIT: Duration = Duration::from_secs(10);
 
+/// Where user-space WireGuard puts its control sockets; `wg` knows no other place.
+pub const WIREGUARD_SOCKETS: &str = "/var/run/wireguard";
+
 /// What is done once a process, before its first lab.
 static PREPARED: Once = Once::new();
 
@@ -90,15 +93,22 @@ impl Lab {
     /// # Errors
     /// See above.
     pub fn with(config: LabConfig) -> Result<Self> {
+        Self::with_programs(config, &Programs::find()?)
+    }
+
+    /// The same with programs from elsewhere, to compare two builds.
+    ///
+    /// # Errors
+    /// See above.
+    pub fn with_programs(config: LabConfig, programs: &Programs) -> Result<Self> {
         require_root()?;
         require_tools(&[])?;
-        let programs = Programs::find()?;
         PREPARED.call_once(prepare);
         let run = format!("{PREFIX}{}x{}", process::id(), LABS.fetch_add(1, Ordering::Relaxed));
         let dir = runs_folder().join(&run);
         fs::create_dir_all(&dir).with_context(|| format!("cannot make `{}`", dir.display()))?;
         let mut lab = Self { run, dir, hosts: Vec::new(), wire: None, kept: false };
-        lab.build(config, &programs)?;
+        lab.build(config, programs)?;
         Ok(lab)
     }
 
@@ -250,6 +260,17 @@ impl Lab {
     }
 }
 
+/// Switches off what cuts packets later than in software, and merges what arrives in NAPI. The device may lack a feature, or have it
+/// fixed: only the last one is needed to be what the name says.
+fn without_offloads(ns: &NetNs) -> Result<()> {
+    for feature in
+        ["tso", "gso", "tx-udp-segmentation", "tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation"]
+    {
+        let _fixed = ns.tool("ethtool", &format!("-K eth0 {feature} off"));
+    }
+    ns.tool("ethtool", "-K eth0 gro on").map(drop)
+}
+
 /// Removes all runs that were kept; answers their names.
 ///
 /// # Errors
@@ -295,6 +316,11 @@ fn remove_run(run: &str) -> Result<()> {
     for name in names_in(Path::new(netns::FOLDER)).iter().filter(|name| run_of(name) == Some(run)) {
         errors.extend(NetNs::remove(name).err());
     }
+    for socket in control_sockets(run) {
+        errors.extend(
+            fs::remove_file(&socket).with_context(|| format!("cannot remove `{}`", socket.display())).err(),
+        );
+    }
     let dir = runs_folder().join(run);
     for mount in mounts_below(&dir) {
         errors.extend(run_ok(Command::new("umount").arg("--lazy").arg(mount), UMOUNT_LIMIT).err());
@@ -310,21 +336,34 @@ fn remove_run(run: &str) -> Result<()> {
     }
 }
 
-/// Every run that has left a namespace or a folder, its own process' among them.
+/// Sockets of user-space WireGuard whose device was named after a run: a program that is killed leaves its socket behind.
+fn control_sockets(run: &str) -> Vec<PathBuf> {
+    let folder = Path::new(WIREGUARD_SOCKETS);
+    names_in(folder).iter().filter(|name| run_of(name) == Some(run)).map(|name| folder.join(name)).collect()
+}
+
+/// Every run that has left a namespace, a socket or a folder, its own process' among them.
 fn runs() -> Vec<String> {
     let mut names = names_in(Path::new(netns::FOLDER));
     names.extend(names_in(&runs_folder()));
+    names.extend(names_in(Path::new(WIREGUARD_SOCKETS)));
     let mut runs: Vec<String> = names.iter().filter_map(|name| run_of(name)).map(str::to_owned).collect();
     runs.sort();
     runs.dedup();
     runs
 }
 
-/// The run that a namespace or folder belongs to: `wv` PID `x` NUMBER.
+/// The run that a namespace, a folder or a device belongs to: `wv` PID `x` NUMBER, then nothing, `-` and more, or the end of a control
+/// socket's name.
 fn run_of(name: &str) -> Option<&str> {
-    let run = name.split('-').next()?;
-    let (pid, number) = run.strip_prefix(PREFIX)?.split_once('x')?;
-    (pid.parse::<u32>().is_ok() && number.parse::<u32>().is_ok()).then_some(run)
+    let (pid, rest) = name.strip_prefix(PREFIX)?.split_once('x')?;
+    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    let len = PREFIX.len() + pid.len() + 1 + digits;
+    let ours = match &rest[digits..] {
+        "" | "a.sock" | "b.sock" => digits > 0,
+        more => digits > 0 && more.starts_with('-'),
+    };
+    (pid.parse::<u32>().is_ok() && ours).then(|| &name[..len])
 }
 
 fn is_alive(run: &str) -> bool {
@@ -386,11 +425,15 @@ fn configure(host: &Host, config: LabConfig) -> Result<()> {
     ns.ip(&format!("addr add {}/24 dev eth0", host.address()))?;
     ns.ip(&format!("-6 addr add {}/64 dev eth0 nodad", host.address6()))?;
     match config.segments {
-        Segments::Whole => {}
+        Segments::Whole | Segments::Nic => {}
         // A super-packet of more segments than this is cut in software before it enters the device.
         Segments::Cut => ns.ip("link set eth0 gso_max_segs 1").map(drop)?,
     }
     ns.ip("link set eth0 up")?;
+    match config.segments {
+        Segments::Whole | Segments::Cut => {}
+        Segments::Nic => without_offloads(ns)?,
+    }
     match config.underlay {
         Underlay::Switched => {
             ns.ip("route add default via 10.77.0.254")?;
@@ -408,6 +451,8 @@ mod tests {
     fn only_names_of_runs_are_taken_for_runs() {
         assert_eq!(run_of("wv123x0-h1c2"), Some("wv123x0"));
         assert_eq!(run_of("wv123x4"), Some("wv123x4"));
+        assert_eq!(run_of("wv123x45b.sock"), Some("wv123x45"));
+        assert_eq!(run_of("wv123x4more"), None);
         assert_eq!(run_of("wvx-h1"), None);
         assert_eq!(run_of("weave-h1"), None);
         assert_eq!(run_of("eco-h1"), None);

@@ -4,19 +4,24 @@
 //! and fails rather than skips without it. All that is made carries the prefix of one run and goes away with its [`Lab`],
 //! also after a panic; what a killed run left behind is removed by the next one.
 
+mod burst;
 mod capture;
 mod command;
 mod container;
 mod host;
 mod iperf;
 mod lab;
+mod loss;
 mod netns;
 mod packet;
 mod programs;
+mod rate;
+mod requests;
 mod tcp;
 mod text;
 mod traffic;
 mod udp;
+mod usage;
 mod wait;
 mod wire;
 
@@ -24,14 +29,18 @@ pub use capture::{Capture, Captured};
 pub use command::{Output, run, run_ok};
 pub use container::{CniCall, CniOutcome, Container};
 pub use host::{Exit, Host};
-pub use iperf::{Iperf, Throughput};
-pub use lab::{Lab, LabConfig, Underlay, remove_kept};
+pub use iperf::{Direction, Iperf, Throughput};
+pub use lab::{Lab, LabConfig, Underlay, WIREGUARD_SOCKETS, remove_kept};
+pub use loss::Loss;
 pub use netns::NetNs;
 pub use packet::PacketSocket;
 pub use programs::{Programs, require_root, require_tools};
+pub use rate::{RequestReply, Window, WindowReport};
+pub use requests::{Requests, RequestsReport};
 pub use tcp::{Flow, FlowReport, transfer};
 pub use text::{payload, tail};
 pub use traffic::{Ping, PingReport, Pinger, ping_until_answered};
 pub use udp::{Lockstep, LockstepReport, Stream, StreamReport};
+pub use usage::Usage;
 pub use wait::{POLL, until};
 pub use wire::{Segments, Wire};

@@ -153,6 +153,14 @@ impl PingReport {
         sorted.get(sorted.len() / 2).copied()
     }
 
+    /// The round trip in milliseconds that so many of a hundred answers beat.
+    pub fn percentile_ms(&self, percent: usize) -> Option<f64> {
+        let mut sorted = self.rtt_ms.clone();
+        sorted.sort_by(f64::total_cmp);
+        let last = sorted.len().checked_sub(1)?;
+        sorted.get((sorted.len() * percent / 100).min(last)).copied()
+    }
+
     fn parse(output: &Output) -> Result<Self> {
         let summary = output.stdout.lines().find(|line| line.contains("packets transmitted"));
         let Some(summary) = summary else { bail!("`ping` said nothing useful: {}", output.text().trim()) };
@@ -207,5 +215,6 @@ mod tests {
         assert_eq!(report.sequence, [1, 4]);
         assert_eq!(report.longest_gap(), 2);
         assert_eq!(report.median_ms(), Some(0.051));
+        assert_eq!((report.percentile_ms(49), report.percentile_ms(100)), (Some(0.031), Some(0.051)));
     }
 }

@@ -207,8 +207,17 @@ fn reflect(server: &UdpSocket, done: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-/// A connected socket and the one that it talks to.
+/// A connected socket and the one that it talks to, with large buffers.
 fn sockets(from: &NetNs, to: &NetNs, address: IpAddr) -> Result<(UdpSocket, UdpSocket)> {
+    let (client, server) = connected(from, to, address)?;
+    for socket in [&client, &server] {
+        sockopt::set_socket_recv_buffer_size_force(socket, BUFFER).context("cannot enlarge a buffer")?;
+    }
+    Ok((client, server))
+}
+
+/// A connected socket and the one that it talks to.
+pub(crate) fn connected(from: &NetNs, to: &NetNs, address: IpAddr) -> Result<(UdpSocket, UdpSocket)> {
     let server =
         to.enter(|| UdpSocket::bind(SocketAddr::new(address, 0)))?.context("cannot bind the server")?;
     let target = server.local_addr().context("a socket without an address")?;
@@ -219,9 +228,6 @@ fn sockets(from: &NetNs, to: &NetNs, address: IpAddr) -> Result<(UdpSocket, UdpS
     let client =
         from.enter(|| UdpSocket::bind(SocketAddr::new(any, 0)))?.context("cannot bind the client")?;
     client.connect(target).with_context(|| format!("no route to {target} from `{}`", from.name()))?;
-    for socket in [&client, &server] {
-        sockopt::set_socket_recv_buffer_size_force(socket, BUFFER).context("cannot enlarge a buffer")?;
-    }
     Ok((client, server))
 }
 
@@ -236,10 +242,10 @@ fn number_of(bytes: &[u8]) -> Option<u32> {
 }
 
 /// A receive with a time limit is not restarted after a stop and a continue (signal(7)).
-fn interrupted(error: &std::io::Error) -> bool {
+pub(crate) fn interrupted(error: &std::io::Error) -> bool {
     error.kind() == ErrorKind::Interrupted
 }
 
-fn timed_out(error: &std::io::Error) -> bool {
+pub(crate) fn timed_out(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }

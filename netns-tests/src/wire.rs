@@ -11,6 +11,9 @@ pub enum Segments {
     Whole,
     /// As on a network card without segmentation offload: each packet is cut to the MTU before it is sent.
     Cut,
+    /// The same by the features of the device, and what arrives is merged again (GRO) as drivers with NAPI do: nearest to a
+    /// network card without offloads.
+    Nic,
 }
 
 /// The rules of the switch: loss and partitions, by nftables on the bridge.
