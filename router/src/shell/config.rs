@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use serde::Deserialize;
 
 /// The fabric's one UDP port.
@@ -44,6 +44,9 @@ pub struct Args {
     /// MTU of containers [default: computed from the underlay's]
     #[arg(long, value_name = "N")]
     pub mtu: Option<u32>,
+    /// Cipher to offer for containers' traffic [default: auto]
+    #[arg(long, value_name = "NAME", value_enum)]
+    pub cipher: Option<CipherOffer>,
     /// Serve Prometheus metrics on this TCP address [default: off]
     #[arg(long, value_name = "ADDR")]
     pub metrics: Option<SocketAddr>,
@@ -53,6 +56,24 @@ pub struct Args {
     /// Configuration file with the same words [default: /etc/weave/weaved.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// What this router offers to seal containers' traffic with; two routers take AES-256-GCM where both offer it, ChaCha20-Poly1305
+/// otherwise. There is no choice without encryption.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+pub enum CipherOffer {
+    /// AES-256-GCM where the processor has instructions for it
+    #[default]
+    #[serde(rename = "auto")]
+    Auto,
+    /// AES-256-GCM also without such instructions, several times slower then
+    #[serde(rename = "aes-256-gcm")]
+    #[value(name = "aes-256-gcm")]
+    Aes256Gcm,
+    /// ChaCha20-Poly1305 alone
+    #[serde(rename = "chacha20-poly1305")]
+    #[value(name = "chacha20-poly1305")]
+    ChaCha20Poly1305,
 }
 
 /// The file's content; every field is optional and unknown words are refused, so that a typing error is seen.
@@ -71,6 +92,8 @@ pub struct FileConfig {
     pub bridge: Option<String>,
     /// As `--mtu`.
     pub mtu: Option<u32>,
+    /// As `--cipher`.
+    pub cipher: Option<CipherOffer>,
     /// As `--metrics`.
     pub metrics: Option<SocketAddr>,
     /// As `--log`.
@@ -92,6 +115,8 @@ pub struct Config {
     pub bridge: String,
     /// MTU of containers, if fixed by hand.
     pub mtu: Option<u32>,
+    /// What is offered to seal containers' traffic with.
+    pub cipher: CipherOffer,
     /// Where metrics are served.
     pub metrics: Option<SocketAddr>,
     /// Log filter.
@@ -149,6 +174,7 @@ impl Config {
             nickname: args.nickname.or(file.nickname).unwrap_or_else(|| hostname.to_owned()),
             bridge: args.bridge.or(file.bridge).unwrap_or_else(|| DEFAULT_BRIDGE.to_owned()),
             mtu: args.mtu.or(file.mtu),
+            cipher: args.cipher.or(file.cipher).unwrap_or_default(),
             metrics: args.metrics.or(file.metrics),
             log: args.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
         };
@@ -219,6 +245,19 @@ mod tests {
         let error = settle(&["weaved", "--config", file]).expect_err("unknown word").to_string();
         assert!(error.contains("nicknam"), "{error}");
         std::fs::remove_dir_all(&dir).expect("clean");
+    }
+
+    #[test]
+    fn cipher_is_the_same_word_as_flag_and_in_the_file() {
+        assert_eq!(settle(&["weaved"]).expect("defaults").cipher, CipherOffer::Auto);
+        for offer in CipherOffer::value_variants() {
+            let word = offer.to_possible_value().expect("no hidden ones");
+            let flag = settle(&["weaved", "--cipher", word.get_name()]).expect("flag");
+            let file: FileConfig =
+                toml::from_str(&format!("cipher = \"{}\"", word.get_name())).expect("file");
+            assert_eq!((flag.cipher, file.cipher), (*offer, Some(*offer)));
+        }
+        toml::from_str::<FileConfig>("cipher = \"none\"").expect_err("nothing is sent in clear");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::core::mac::Mac;
 use crate::core::node::{Node, NodeConfig, range6};
 use crate::core::token::{Token, TokenKey};
 use crate::datapath::{self, Datapath, DatapathConfig, Queues, TapDevice};
+use crate::shell::config::CipherOffer;
 use crate::shell::kernel::{BridgeSpec, Exposure, FirewallSpec, KernelError};
 use crate::shell::state::dir::{AttachmentEntry, FabricFile, IdentityFile, Kept};
 use crate::shell::{random, targets};
@@ -165,7 +166,7 @@ impl Engine {
             nickname: self.config.nickname.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             mtu: mtu as u16,
-            capabilities: if has_aes() { Capabilities::AES } else { Capabilities::default() },
+            capabilities: offered(self.config.cipher, processor()),
         };
         let mut node = Node::new(config, random::seed(), Box::new(random::fill), now);
         for wrong in node.restore(ipam, now) {
@@ -421,6 +422,20 @@ fn check_range(range: Ipv4Net) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// What the other side is told that we offer, on a processor that can do this.
+fn offered(offer: CipherOffer, processor: Capabilities) -> Capabilities {
+    match offer {
+        CipherOffer::Auto => processor,
+        CipherOffer::Aes256Gcm => Capabilities::AES,
+        CipherOffer::ChaCha20Poly1305 => Capabilities::default(),
+    }
+}
+
+/// What the processor is fast at.
+fn processor() -> Capabilities {
+    if has_aes() { Capabilities::AES } else { Capabilities::default() }
+}
+
 /// AES-GCM is the faster cipher only with instructions for AES and for carry-less multiplication.
 fn has_aes() -> bool {
     #[cfg(target_arch = "x86_64")]
@@ -430,4 +445,18 @@ fn has_aes() -> bool {
         && std::arch::is_aarch64_feature_detected!("pmull");
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Capabilities, CipherOffer, offered};
+
+    #[test]
+    fn offer_follows_the_processor_only_when_it_is_not_fixed() {
+        for processor in [Capabilities::AES, Capabilities::default()] {
+            assert_eq!(offered(CipherOffer::Auto, processor), processor);
+            assert_eq!(offered(CipherOffer::Aes256Gcm, processor), Capabilities::AES);
+            assert_eq!(offered(CipherOffer::ChaCha20Poly1305, processor), Capabilities::default());
+        }
+    }
 }
