@@ -51,9 +51,10 @@ enum Command {
     Netns(netns::Args),
     /// Measure the data path beside others in one run
     #[command(
-        after_help = "Examples:\n  cargo xtask bench                       medians of five interleaved runs\n  \
-        cargo xtask bench --quick               one short run, for a first impression\n  \
-        cargo xtask bench --only vxlan,weave    two of the columns"
+        after_help = "Examples:\n  cargo xtask bench                                    all data paths over all wires: some hours\n  \
+        cargo xtask bench --quick                            three minutes, for a first impression\n  \
+        cargo xtask bench --wire nic --only vxlan,weave --figures tcp --runs 2\n  \
+        cargo xtask bench --quick --before ../old/target/release    this build beside another one"
     )]
     Bench(bench::Args),
     /// Run the property tests of all decoders and state machines with many cases

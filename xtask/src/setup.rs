@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::bench;
 use crate::cargo::target_dir;
 use crate::tools::{self, Need, Tool};
 use crate::ui::Ui;
@@ -17,7 +18,7 @@ const APT_LIMIT: Duration = Duration::from_secs(600);
 /// Install the system packages that the other commands need
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Also install the rivals of the benchmark
+    /// Also install, fetch and build the rivals of the benchmark
     #[arg(long)]
     bench: bool,
 }
@@ -26,7 +27,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, ui: &Ui) -> Result<()> {
     ensure(&[Need::Build, Need::Lab], ui)?;
     if args.bench {
-        ensure(&[Need::Bench], ui)?;
+        ensure(&[Need::Rivals], ui)?;
+        bench::ensure_rivals(ui)?;
     }
     ui.good("all packages are there");
     Ok(())

@@ -10,8 +10,8 @@ pub(crate) enum Need {
     Build,
     /// For hosts and containers made of namespaces.
     Lab,
-    /// For the rivals of the benchmark.
-    Bench,
+    /// For the rivals of the benchmark, as far as they are packages.
+    Rivals,
 }
 
 /// How to see that it is there.
@@ -32,15 +32,16 @@ pub(crate) struct Tool {
 }
 
 /// Every tool. A rival that cannot be installed is reported as absent and stops nothing.
-pub(crate) const TOOLS: [Tool; 8] = [
+pub(crate) const TOOLS: [Tool; 9] = [
     Tool { probe: Probe::Program("cc"), package: "gcc", need: Need::Build },
     Tool { probe: Probe::File("/usr/include/stdio.h"), package: "libc6-dev", need: Need::Build },
     Tool { probe: Probe::Program("ip"), package: "iproute2", need: Need::Lab },
     Tool { probe: Probe::Program("nft"), package: "nftables", need: Need::Lab },
     Tool { probe: Probe::Program("ping"), package: "iputils-ping", need: Need::Lab },
     Tool { probe: Probe::Program("iperf3"), package: "iperf3", need: Need::Lab },
-    Tool { probe: Probe::Program("wireguard-go"), package: "wireguard-go", need: Need::Bench },
-    Tool { probe: Probe::Program("wg"), package: "wireguard-tools", need: Need::Bench },
+    Tool { probe: Probe::Program("ethtool"), package: "ethtool", need: Need::Lab },
+    Tool { probe: Probe::Program("wg"), package: "wireguard-tools", need: Need::Rivals },
+    Tool { probe: Probe::Program("tincd"), package: "tinc", need: Need::Rivals },
 ];
 
 impl Tool {

@@ -60,6 +60,16 @@ impl Ui {
         self.line(format!("   {} {text}", self.paint(RED, "FAIL")));
     }
 
+    /// A bar that was not reached, which is no failure of the command.
+    pub(crate) fn miss(&self, text: impl Display) {
+        self.line(format!("   {} {text}", self.paint(RED, "miss")));
+    }
+
+    /// What is being done, on standard error, for commands whose output others read.
+    pub(crate) fn note(&self, text: impl Display) {
+        eprintln!("   {}", self.paint(DIM, &text.to_string()));
+    }
+
     /// A result that stands at the margin.
     pub(crate) fn line(&self, text: impl Display) {
         // A reader that has seen enough (`| head`) is no reason to stop half-way and leave things behind.

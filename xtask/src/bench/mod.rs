@@ -1,106 +1,243 @@
 //! `cargo xtask bench`: the data path beside others, in one run on one machine.
 //!
-//! Rounds are interleaved over the columns and ratios are taken within a round, so that a machine that is slower at noon
-//! than in the morning slows all of them. New columns go into `columns`, new figures into `figures`.
+//! Rounds are interleaved over the data paths and ratios are taken within a round, so that a machine that is slower at noon than in
+//! the morning slows all of them. A new data path goes into `datapath`, a new figure into `figures` and `measure`, a new wire into
+//! `wire`; what must be reached stands in `bars`.
 
-mod columns;
+mod bars;
+mod chart;
+mod daemon;
+mod datapath;
 mod figures;
+mod json;
+mod kernel;
+mod machine;
+mod measure;
+mod nebula;
+mod packages;
+mod programs;
 mod report;
+mod table;
+mod tinc;
 mod topology;
+mod vpncloud;
+mod weave;
+mod wire;
+mod wireguard;
 
+pub(crate) use programs::ensure_all as ensure_rivals;
+
+use std::collections::BTreeSet;
 use std::fs;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use lab::Segments;
 
 use crate::cargo;
 use crate::setup;
 use crate::tools::Need;
-use crate::ui::{self, Ui};
-use columns::Column;
+use crate::ui::Ui;
+use bars::Holds;
+use datapath::Datapath;
+use figures::Group;
+use machine::Machine;
+use measure::Plan;
+use programs::Programs;
 use report::{Report, Sample};
+use wire::{Wire, WireArg};
+
+/// How long the first packet may take through a tunnel that was just made.
+const REACH_LIMIT: Duration = Duration::from_secs(20);
+
+/// Rounds and seconds of a full run: enough for a median that one disturbance does not move.
+const FULL: (u32, u32) = (5, 5);
+
+/// Of a quick one, which has three minutes.
+const QUICK: (u32, u32) = (1, 3);
 
 /// Measure the data path beside others in one run
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// One short round; the figures are a first impression only
+    /// Three minutes for a first impression: one short round of a few data paths over passthrough and nic
     #[arg(long)]
     quick: bool,
-    /// Rounds; the median over them is reported
-    #[arg(long, default_value_t = 5)]
-    runs: u32,
-    /// Seconds of each measurement
-    #[arg(long, default_value_t = 5)]
-    seconds: u32,
-    /// Columns to measure, by comma; all unless given
+    /// Rounds; the median over them is reported [default: 5, with --quick 1]
+    #[arg(long)]
+    runs: Option<u32>,
+    /// Seconds of each TCP measurement [default: 5, with --quick 3]
+    #[arg(long)]
+    seconds: Option<u32>,
+    /// Data paths to measure, by comma [default: all but weave-before]
+    #[arg(long, value_delimiter = ',', value_enum, value_name = "NAME")]
+    only: Vec<Datapath>,
+    /// What to measure of them, by comma [default: all; on lossy wires only TCP]
+    #[arg(long, value_delimiter = ',', value_enum, value_name = "GROUP")]
+    figures: Vec<Group>,
+    /// Wires to measure over, by comma [default: all]
     #[arg(long, value_delimiter = ',', value_enum)]
-    only: Vec<Column>,
-    /// Whether packets longer than the MTU cross the wire whole
-    #[arg(long, value_enum, default_value_t = WireKind::Whole)]
-    wire: WireKind,
-    /// Print JSON in place of the table
+    wire: Vec<WireArg>,
+    /// Folder of another build's programs, which becomes the data path weave-before
+    #[arg(long, value_name = "FOLDER")]
+    before: Option<PathBuf>,
+    /// Folder for JSON and charts [default: benches/results for a full run, otherwise target/xtask/bench]
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Print JSON in place of the tables, an entry a wire
     #[arg(long)]
     json: bool,
 }
 
-/// The wire between the two hosts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum WireKind {
-    /// As between virtual machines
-    Whole,
-    /// Cut to the MTU before they are sent, as for a network card without offloads
-    Cut,
+/// What is to be done, once the arguments are understood.
+#[derive(Debug)]
+struct Work {
+    runs: u32,
+    seconds: u32,
+    wires: Vec<Wire>,
+    datapaths: Vec<Datapath>,
+    groups: Vec<Group>,
+    out: PathBuf,
 }
 
 /// The command.
 pub(crate) fn run(args: &Args, ui: &Ui) -> Result<()> {
     lab::require_root()?;
+    let work = Work::of(args)?;
     setup::ensure(&[Need::Build, Need::Lab], ui)?;
-    let columns: Vec<Column> = if args.only.is_empty() { Column::ALL.to_vec() } else { args.only.clone() };
-    if columns.contains(&Column::WireguardGo) || columns.contains(&Column::Boringtun) {
+    if work.datapaths.iter().any(|datapath| datapath.kind() == datapath::Kind::Rival) {
         // A rival that is absent is reported as that.
-        setup::ensure(&[Need::Bench], ui).unwrap_or_else(|error| ui.say(format!("{error:#}")));
+        setup::ensure(&[Need::Rivals], ui).unwrap_or_else(|error| ui.say(format!("{error:#}")));
     }
     cargo::build_programs()?;
-    let (runs, seconds) = if args.quick { (1, 2) } else { (args.runs, args.seconds) };
-    let segments = match args.wire {
-        WireKind::Whole => Segments::Whole,
-        WireKind::Cut => Segments::Cut,
-    };
-    let mut report = Report::new(segments, runs, seconds, ui::cores());
-    let programs = columns::prepare(&columns, ui, &mut report)?;
-    for run in 1..=runs {
-        for column in columns.iter().filter(|column| programs.has(**column)) {
-            ui.say(format!("round {run} of {runs}: {}", column.name()));
-            match measure(*column, &programs, segments, seconds) {
-                Ok(sample) => report.sample(*column, sample),
-                Err(error) => report.fail(*column, &error, ui),
-            }
+    let programs = Programs::prepare(&work.datapaths, args.before.as_deref(), ui);
+    let machine = Machine::this();
+    fs::create_dir_all(&work.out).with_context(|| format!("cannot make `{}`", work.out.display()))?;
+    let (start, mut reports, mut texts) = (Instant::now(), Vec::new(), Vec::new());
+    for wire in &work.wires {
+        let report = work.measure(*wire, &programs, ui);
+        let text = json::text(&report, &machine, &programs.versions());
+        write(&work.out, *wire, "json", &text)?;
+        write(&work.out, *wire, "svg", &chart::svg(&report, &machine))?;
+        if !args.json {
+            print(&report, &machine, ui);
         }
+        texts.push(text);
+        reports.push(report);
     }
-    let folder = cargo::target_dir()?.join("xtask");
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
-    let file = folder.join("bench.json");
-    let json = report.json();
-    fs::write(&file, &json).with_context(|| format!("cannot write `{}`", file.display()))?;
     match args.json {
-        true => ui.line(json),
+        true => ui.line(format!("[{}]", texts.join(",\n"))),
         false => {
-            report.print(ui);
-            ui.say(format!("all figures: {}", file.display()));
+            print_bars(&reports, ui);
+            let seconds = start.elapsed().as_secs();
+            ui.say(format!("measured in {seconds} s; all figures and charts: {}", work.out.display()));
         }
     }
-    match report.has_figures(&columns) {
+    match reports.iter().all(Report::has_figures) {
         true => Ok(()),
-        false => bail!("nothing was measured"),
+        false => bail!("something could not be measured, see above"),
     }
 }
 
-/// One column in one round: hosts, tunnel and containers of its own.
-fn measure(column: Column, programs: &columns::Programs, segments: Segments, seconds: u32) -> Result<Sample> {
-    let topology = column.bring_up(programs, segments)?;
-    lab::ping_until_answered(topology.one(), topology.address(), Duration::from_secs(20))
-        .context("the containers do not reach each other")?;
-    figures::measure(&topology, seconds)
+impl Work {
+    fn of(args: &Args) -> Result<Self> {
+        let or =
+            |given: &[Datapath], usual: Vec<Datapath>| if given.is_empty() { usual } else { given.to_vec() };
+        let (runs, seconds) = if args.quick { QUICK } else { FULL };
+        let full = !args.quick && args.only.is_empty() && args.figures.is_empty() && args.wire.is_empty();
+        let mut datapaths =
+            or(&args.only, if args.quick { Datapath::QUICK.to_vec() } else { Datapath::usual() });
+        if args.before.is_some() {
+            datapaths.push(Datapath::WeaveBefore);
+        }
+        // In the order of the table, each once.
+        let datapaths: BTreeSet<Datapath> = datapaths.into_iter().collect();
+        let wires: BTreeSet<Wire> = match (args.wire.as_slice(), args.quick) {
+            ([], true) => BTreeSet::from([Wire::Passthrough, Wire::Nic]),
+            ([], false) => Wire::ALL.into_iter().collect(),
+            (given, _) => given.iter().flat_map(|wire| wire.wires()).copied().collect(),
+        };
+        let groups = match (args.figures.as_slice(), args.quick) {
+            ([], true) => Group::QUICK.to_vec(),
+            (given, _) => given.to_vec(),
+        };
+        let out = match (&args.out, full) {
+            (Some(folder), _) => folder.clone(),
+            (None, true) => cargo::root().join("benches/results"),
+            (None, false) => cargo::target_dir()?.join("xtask/bench"),
+        };
+        Ok(Self {
+            runs: args.runs.unwrap_or(runs).max(1),
+            seconds: args.seconds.unwrap_or(seconds).max(1),
+            wires: wires.into_iter().collect(),
+            datapaths: datapaths.into_iter().collect(),
+            groups,
+            out,
+        })
+    }
+
+    /// What is measured over a wire: what was asked for, otherwise what means something there.
+    fn groups(&self, wire: Wire) -> Vec<Group> {
+        match (self.groups.as_slice(), wire.loss()) {
+            ([], None) => Group::ALL.to_vec(),
+            ([], Some(_)) => Group::LOSSY.to_vec(),
+            (given, _) => given.to_vec(),
+        }
+    }
+
+    /// All rounds over one wire. What fails is in the report.
+    fn measure(&self, wire: Wire, programs: &Programs, ui: &Ui) -> Report {
+        let groups = self.groups(wire);
+        let plan = Plan { seconds: self.seconds, groups: &groups };
+        let mut report = Report::new(wire, self.runs, self.seconds, programs.absent().clone());
+        for run in 1..=self.runs {
+            for datapath in self.datapaths.iter().filter(|d| !programs.absent().contains_key(d)) {
+                ui.note(format!("{}, round {run} of {}: {}", wire.name(), self.runs, datapath.name()));
+                match one(*datapath, programs, wire, plan) {
+                    Ok(sample) => report.sample(*datapath, sample),
+                    Err(error) => {
+                        ui.note(format!("{} failed: {error:#}", datapath.name()));
+                        report.fail(*datapath, &error);
+                    }
+                }
+            }
+        }
+        report
+    }
+}
+
+/// One data path in one round: hosts, tunnel and containers of its own.
+fn one(datapath: Datapath, programs: &Programs, wire: Wire, plan: Plan<'_>) -> Result<Sample> {
+    let mut topology = datapath.bring_up(programs, wire)?;
+    let reached = lab::ping_until_answered(topology.one(), topology.address(), REACH_LIMIT);
+    topology.check()?;
+    reached.context("the containers do not reach each other")?;
+    measure::measure(&mut topology, plan)
+}
+
+fn print(report: &Report, machine: &Machine, ui: &Ui) {
+    let Report { wire, runs, seconds, .. } = report;
+    ui.chapter(format!("wire {}: {}", wire.name(), wire.text()));
+    ui.say(format!("medians of {runs} round(s) of {seconds} s, in parentheses the ratio to vxlan, ! where datagrams were lost"));
+    ui.say(machine.text());
+    ui.line("");
+    table::lines(report).iter().for_each(|line| ui.line(line));
+}
+
+fn print_bars(reports: &[Report], ui: &Ui) {
+    let verdicts = bars::verdicts(reports);
+    if verdicts.is_empty() {
+        return;
+    }
+    ui.chapter("what must be reached");
+    for verdict in verdicts {
+        match verdict.holds {
+            Holds::Yes => ui.good(verdict.text),
+            Holds::No => ui.miss(verdict.text),
+        }
+    }
+}
+
+fn write(folder: &Path, wire: Wire, ending: &str, text: &str) -> Result<()> {
+    let file = folder.join(format!("{}.{ending}", wire.name()));
+    fs::write(&file, text).with_context(|| format!("cannot write `{}`", file.display()))
 }

@@ -1,152 +1,86 @@
-//! Medians, ratios within rounds, and how they are shown.
+//! What was measured over one wire: samples by round, medians, ratios within rounds.
 
 use std::collections::BTreeMap;
 
-use lab::Segments;
-use serde::Serialize;
-
-use crate::bench::columns::Column;
+use crate::bench::datapath::Datapath;
 use crate::bench::figures::Figure;
-use crate::ui::Ui;
+use crate::bench::wire::Wire;
 
-/// Figures of one column in one round.
-pub(crate) type Sample = Vec<(Figure, Option<f64>)>;
+/// Figures of one data path in one round.
+pub(crate) type Sample = Vec<(Figure, f64)>;
 
-/// Everything that was measured.
+/// Everything that was measured over one wire.
 #[derive(Debug)]
 pub(crate) struct Report {
-    wire: &'static str,
-    runs: u32,
-    seconds: u32,
-    cores: usize,
-    /// One entry a round; `None` when the round failed, so that rounds of different columns stay beside each other.
-    samples: BTreeMap<Column, Vec<Option<Sample>>>,
-    absent: BTreeMap<Column, String>,
-}
-
-/// The report as JSON.
-#[derive(Debug, Serialize)]
-struct Json<'a> {
-    wire: &'a str,
-    runs: u32,
-    seconds: u32,
-    cores: usize,
-    columns: Vec<JsonColumn<'a>>,
-}
-
-#[derive(Debug, Serialize)]
-struct JsonColumn<'a> {
-    name: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    absent: Option<&'a str>,
-    medians: BTreeMap<&'a str, f64>,
-    rounds: BTreeMap<&'a str, Vec<Option<f64>>>,
-    /// By the column that it is compared with, then by figure.
-    ratios: BTreeMap<&'a str, BTreeMap<&'a str, f64>>,
+    pub(crate) wire: Wire,
+    pub(crate) runs: u32,
+    pub(crate) seconds: u32,
+    /// One entry a round; `None` when the round failed, so that rounds of different data paths stay beside each other.
+    samples: BTreeMap<Datapath, Vec<Option<Sample>>>,
+    /// Why a data path was not measured, or not in every round.
+    absent: BTreeMap<Datapath, String>,
+    failures: BTreeMap<Datapath, String>,
 }
 
 impl Report {
-    pub(crate) fn new(segments: Segments, runs: u32, seconds: u32, cores: usize) -> Self {
-        let wire = match segments {
-            Segments::Whole => "whole",
-            Segments::Cut => "cut",
-        };
-        Self { wire, runs, seconds, cores, samples: BTreeMap::new(), absent: BTreeMap::new() }
+    pub(crate) fn new(wire: Wire, runs: u32, seconds: u32, absent: BTreeMap<Datapath, String>) -> Self {
+        Self { wire, runs, seconds, samples: BTreeMap::new(), absent, failures: BTreeMap::new() }
     }
 
     /// Adds a round.
-    pub(crate) fn sample(&mut self, column: Column, sample: Sample) {
-        self.samples.entry(column).or_default().push(Some(sample));
+    pub(crate) fn sample(&mut self, datapath: Datapath, sample: Sample) {
+        self.samples.entry(datapath).or_default().push(Some(sample));
     }
 
     /// A round that failed.
-    pub(crate) fn fail(&mut self, column: Column, error: &anyhow::Error, ui: &Ui) {
-        ui.bad(format!("{}: {error:#}", column.name()));
-        self.samples.entry(column).or_default().push(None);
+    pub(crate) fn fail(&mut self, datapath: Datapath, error: &anyhow::Error) {
+        self.failures.insert(datapath, format!("{error:#}"));
+        self.samples.entry(datapath).or_default().push(None);
     }
 
-    /// A column that cannot be measured here.
-    pub(crate) fn absent(&mut self, column: Column, error: &anyhow::Error, ui: &Ui) {
-        ui.say(format!("{} is absent: {error:#}", column.name()));
-        self.absent.insert(column, format!("{error:#}"));
+    /// Why a data path was not measured at all, in one line.
+    pub(crate) fn absent(&self, datapath: Datapath) -> Option<&str> {
+        let reason = self.absent.get(&datapath).map(String::as_str);
+        reason.map(|reason| reason.lines().next().unwrap_or_default())
     }
 
-    /// Whether every column that could be measured has a figure.
-    pub(crate) fn has_figures(&self, columns: &[Column]) -> bool {
-        let present = columns.iter().filter(|column| !self.absent.contains_key(column));
-        present.clone().count() > 0 && present.into_iter().all(|c| self.median(*c, Figure::Tcp).is_some())
+    /// The last failure of a data path.
+    pub(crate) fn failure(&self, datapath: Datapath) -> Option<&str> {
+        self.failures.get(&datapath).map(String::as_str)
     }
 
-    /// The table.
-    pub(crate) fn print(&self, ui: &Ui) {
-        ui.chapter(format!(
-            "medians of {} rounds of {} s, {} cores, wire: {}",
-            self.runs, self.seconds, self.cores, self.wire
-        ));
-        let mut head = format!("{:<14}", "");
-        Figure::ALL.iter().for_each(|figure| head.push_str(&format!("{:>12}", figure.name())));
-        ui.line(format!("{head}{:>12}{:>16}{:>13}", "tcp/vxlan", "tcp/wg-go", "tcp/btun"));
-        for column in self.columns() {
-            let mut line = format!("{:<14}", column.name());
-            if self.absent.contains_key(&column) {
-                ui.line(format!("{line}{:>12}", "absent"));
-                continue;
-            }
-            for figure in Figure::ALL {
-                let text =
-                    self.median(column, figure).map_or("failed".to_owned(), |value| format!("{value:.2}"));
-                line.push_str(&format!("{text:>12}"));
-            }
-            for (base, width) in [(Column::Vxlan, 12), (Column::WireguardGo, 16), (Column::Boringtun, 13)] {
-                let ratio = self.ratio(column, base, Figure::Tcp);
-                let text = ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
-                line.push_str(&format!("{text:>width$}"));
-            }
-            ui.line(line);
-        }
+    /// Whether every data path that is there has a figure.
+    pub(crate) fn has_figures(&self) -> bool {
+        let measured = |datapath: &Datapath| Figure::ALL.iter().any(|f| self.median(*datapath, *f).is_some());
+        !self.samples.is_empty() && self.samples.keys().all(measured)
     }
 
-    /// All of it for programs.
-    pub(crate) fn json(&self) -> String {
-        let columns = self.columns().into_iter().map(|column| self.json_column(column)).collect();
-        let Self { wire, runs, seconds, cores, .. } = *self;
-        let json = Json { wire, runs, seconds, cores, columns };
-        serde_json::to_string_pretty(&json).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+    /// Whether a figure was measured of any data path.
+    pub(crate) fn has(&self, figure: Figure) -> bool {
+        self.datapaths().into_iter().any(|datapath| self.median(datapath, figure).is_some())
     }
 
-    fn json_column(&self, column: Column) -> JsonColumn<'_> {
-        let medians = Figure::ALL.iter().filter_map(|f| Some((f.name(), self.median(column, *f)?))).collect();
-        let rounds = Figure::ALL.iter().map(|f| (f.name(), self.values(column, *f))).collect();
-        let mut ratios = BTreeMap::new();
-        for base in self.columns().into_iter().filter(|base| *base != column) {
-            let of: BTreeMap<&str, f64> =
-                Figure::ALL.iter().filter_map(|f| Some((f.name(), self.ratio(column, base, *f)?))).collect();
-            if !of.is_empty() {
-                ratios.insert(base.name(), of);
-            }
-        }
-        let absent = self.absent.get(&column).map(String::as_str);
-        JsonColumn { name: column.name(), absent, medians, rounds, ratios }
+    /// The data paths, in the order of the table.
+    pub(crate) fn datapaths(&self) -> Vec<Datapath> {
+        let known = |d: &Datapath| self.samples.contains_key(d) || self.absent.contains_key(d);
+        Datapath::ALL.into_iter().filter(known).collect()
     }
 
-    fn columns(&self) -> Vec<Column> {
-        let known = |column: &Column| self.samples.contains_key(column) || self.absent.contains_key(column);
-        Column::ALL.into_iter().filter(known).collect()
-    }
-
-    fn values(&self, column: Column, figure: Figure) -> Vec<Option<f64>> {
-        let samples = self.samples.get(&column).map(Vec::as_slice).unwrap_or_default();
-        let value = |sample: &Sample| sample.iter().find(|(f, _)| *f == figure).and_then(|(_, value)| *value);
+    /// A figure of every round.
+    pub(crate) fn values(&self, datapath: Datapath, figure: Figure) -> Vec<Option<f64>> {
+        let samples = self.samples.get(&datapath).map(Vec::as_slice).unwrap_or_default();
+        let value = |sample: &Sample| sample.iter().find(|(f, _)| *f == figure).map(|(_, value)| *value);
         samples.iter().map(|sample| sample.as_ref().and_then(value)).collect()
     }
 
-    fn median(&self, column: Column, figure: Figure) -> Option<f64> {
-        median(self.values(column, figure).into_iter().flatten().collect())
+    /// Median over the rounds.
+    pub(crate) fn median(&self, datapath: Datapath, figure: Figure) -> Option<f64> {
+        median(self.values(datapath, figure).into_iter().flatten().collect())
     }
 
     /// Median of the ratios of the rounds in which both were measured.
-    fn ratio(&self, column: Column, base: Column, figure: Figure) -> Option<f64> {
-        let (ours, theirs) = (self.values(column, figure), self.values(base, figure));
+    pub(crate) fn ratio(&self, datapath: Datapath, base: Datapath, figure: Figure) -> Option<f64> {
+        let (ours, theirs) = (self.values(datapath, figure), self.values(base, figure));
         let pairs = ours.into_iter().zip(theirs);
         median(pairs.filter_map(|(a, b)| Some(a? / b.filter(|b| *b > 0.0)?)).collect())
     }
@@ -165,12 +99,12 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use lab::Segments;
+    use std::collections::BTreeMap;
 
     use super::{Report, median};
-    use crate::bench::columns::Column;
+    use crate::bench::datapath::Datapath;
     use crate::bench::figures::Figure;
-    use crate::ui::Ui;
+    use crate::bench::wire::Wire;
 
     #[test]
     fn median_of_odd_and_even_counts() {
@@ -181,15 +115,28 @@ mod tests {
 
     #[test]
     fn ratios_are_taken_within_rounds_and_failed_rounds_fall_out() {
-        let mut report = Report::new(Segments::Whole, 3, 1, 2);
-        let gbps = |value| vec![(Figure::Tcp, Some(value))];
-        report.sample(Column::Vxlan, gbps(10.0));
-        report.sample(Column::Weave, gbps(5.0));
-        report.sample(Column::Vxlan, gbps(1.0));
-        report.fail(Column::Weave, &anyhow::anyhow!("broken"), &Ui::new());
-        report.sample(Column::Vxlan, gbps(20.0));
-        report.sample(Column::Weave, gbps(16.0));
-        assert_eq!(report.ratio(Column::Weave, Column::Vxlan, Figure::Tcp), Some(0.65));
-        assert_eq!(report.median(Column::Vxlan, Figure::Tcp), Some(10.0));
+        let (ours, base) = (Datapath::WeaveAes, Datapath::Vxlan);
+        let mut report = Report::new(Wire::Nic, 3, 1, BTreeMap::new());
+        let gbps = |value| vec![(Figure::Tcp1, value)];
+        report.sample(base, gbps(10.0));
+        report.sample(ours, gbps(5.0));
+        report.sample(base, gbps(1.0));
+        report.fail(ours, &anyhow::anyhow!("broken"));
+        report.sample(base, gbps(20.0));
+        report.sample(ours, gbps(16.0));
+        assert_eq!(report.ratio(ours, base, Figure::Tcp1), Some(0.65));
+        assert_eq!(report.median(base, Figure::Tcp1), Some(10.0));
+        assert!(report.has_figures());
+        assert_eq!(report.failure(ours), Some("broken"));
+    }
+
+    #[test]
+    fn a_datapath_without_any_figure_is_noticed() {
+        let mut report = Report::new(Wire::Nic, 1, 1, BTreeMap::new());
+        assert!(!report.has_figures());
+        report.sample(Datapath::Vxlan, vec![(Figure::Tcp1, 1.0)]);
+        assert!(report.has_figures());
+        report.fail(Datapath::WeaveAes, &anyhow::anyhow!("broken"));
+        assert!(!report.has_figures());
     }
 }
