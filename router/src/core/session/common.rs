@@ -21,6 +21,8 @@ use crate::core::sealed::SealedDatagram;
 
 /// A HELLO without an answer is forgotten after this: longer than any round trip, short enough to bound the table.
 const PROBE_LIFETIME: Duration = Duration::from_secs(5);
+/// What may wait happens on whole beats. Longer ones would save little more, and make what rides on them late.
+const BEAT: Duration = Duration::from_secs(1);
 /// HELLOs waiting at a time. At 5 s each this allows some three thousand dials a second.
 const MAX_PROBES: usize = 16_384;
 
@@ -174,6 +176,12 @@ impl Common {
 
     pub(super) fn uptime(&self, now: Instant) -> u64 {
         u64::try_from(now.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The first beat that is not before `at`. Beats count from our start, so that routers do not all beat at once.
+    pub(super) fn on_beat(&self, at: Instant) -> Instant {
+        let beats = at.saturating_duration_since(self.started).as_nanos().div_ceil(BEAT.as_nanos());
+        self.started + BEAT * u32::try_from(beats).unwrap_or(u32::MAX)
     }
 
     fn hello(&mut self, kind: HelloKind, address: SocketAddr, echo: Nonce, now: Instant) -> Hello {

@@ -34,7 +34,7 @@ pub(super) fn message(
 fn session(peer: &mut Peer, bytes: &[u8], common: &mut Common, now: Instant) -> Result<(), DropReason> {
     match bytes {
         [PING, flags, number @ ..] if number.len() == 8 => {
-            peer.note_wanted_by_peer(*flags);
+            peer.pinged(*flags, now);
             let mut pong = vec![PONG];
             pong.extend_from_slice(number);
             peer.transmit(Stream::Session, &pong, common);

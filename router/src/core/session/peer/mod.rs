@@ -34,11 +34,15 @@ const PREVIOUS_LIFETIME: Duration = Duration::from_secs(20);
 const REKEY_RETRY: Duration = Duration::from_secs(5);
 /// WireGuard's REJECT_AFTER_TIME.
 const REJECT_AFTER: Duration = Duration::from_secs(180);
-/// A ping at least so often.
+/// A ping of one side or the other at least so often, and `PING_PATIENCE` more when one was lost.
 const PING_EVERY: Duration = Duration::from_secs(5);
+/// Whose ping was the last one waits this much longer than the other, so that they take turns: each ping and its answer show
+/// both that the other lives, and pinging at the same time would only cost twice as many wake-ups. More than a beat of
+/// `Common::on_beat` and a round trip, or the turns would be missed.
+const PING_PATIENCE: Duration = Duration::from_secs(2);
 /// A ping so often when the peer has been silent for `PING_EVERY`.
 const PING_WHEN_SILENT: Duration = Duration::from_secs(1);
-/// A peer that is silent this long is gone: three pings of the first kind and ten of the second.
+/// A peer that is silent this long is gone: by then it has left seven pings or more unanswered.
 const SILENT_AFTER: Duration = Duration::from_secs(15);
 /// Messages that wait for a session, of one peer.
 const MAX_QUEUE: usize = 64;
@@ -86,6 +90,8 @@ pub(super) struct Peer {
     last_heard: Instant,
     pub(super) last_used: Instant,
     last_ping: Instant,
+    /// When the peer's latest ping came.
+    pinged: Instant,
     pings: VecDeque<(u64, Instant)>,
     ping_number: u64,
     pub(super) rtt: Option<Duration>,
@@ -156,6 +162,7 @@ impl Peer {
             last_heard: now,
             last_used: now,
             last_ping: now,
+            pinged: now,
             pings: VecDeque::new(),
             ping_number: 0,
             rtt: None,
@@ -308,7 +315,7 @@ impl Peer {
         if now >= since + REJECT_AFTER {
             return self.end(DownReason::Expired, common, now);
         }
-        if now >= self.next_ping() {
+        if now >= self.next_ping(common) {
             self.ping(common, now);
         }
         if now >= self.rekey_at && self.dialing.is_none() {
@@ -320,9 +327,16 @@ impl Peer {
         self.with_lanes(common, |lanes, context| lanes.handle_timeout(context, now));
     }
 
-    fn next_ping(&self) -> Instant {
-        let silent = self.last_ping >= self.last_heard + PING_EVERY;
-        self.last_ping + if silent { PING_WHEN_SILENT } else { PING_EVERY }
+    /// On the beat, so that the pings of all sessions leave, and their answers come, in few wake-ups.
+    fn next_ping(&self, common: &Common) -> Instant {
+        let due = if self.last_ping >= self.last_heard + PING_EVERY {
+            self.last_ping + PING_WHEN_SILENT
+        } else if self.pinged > self.last_ping {
+            self.pinged + PING_EVERY
+        } else {
+            self.last_ping + PING_EVERY + PING_PATIENCE
+        };
+        common.on_beat(due)
     }
 
     /// Wants that come from use lapse without it, and a session without wants ends.
@@ -352,7 +366,7 @@ impl Peer {
             dial,
             self.answer_wake(now),
             self.idle_wake(common, now),
-            self.session_wake(),
+            self.session_wake(common),
             self.previous.as_ref().map(|previous| (previous.replaced + PREVIOUS_LIFETIME, Timer::Previous)),
             self.dialing.as_ref().map(|dialing| (dialing.next, Timer::Initiation)),
             self.queue.front().map(|queued| (queued.at + QUEUE_LIFETIME, Timer::Queue)),
@@ -382,14 +396,14 @@ impl Peer {
         Some((if at <= now { now + PING_EVERY } else { at }, Timer::Idle))
     }
 
-    fn session_wake(&self) -> Option<(Instant, Timer)> {
+    fn session_wake(&self, common: &Common) -> Option<(Instant, Timer)> {
         let active = self.active.as_ref()?;
         let rekey = (self.dialing.is_none()).then_some((self.rekey_at, Timer::Rekey));
         let lanes = self.lanes.wake().map(|at| (at, Timer::Lanes));
         [
             (self.last_heard + SILENT_AFTER, Timer::Silence),
             (active.since + REJECT_AFTER, Timer::Expiry),
-            (self.next_ping(), Timer::Ping),
+            (self.next_ping(common), Timer::Ping),
         ]
         .into_iter()
         .chain(rekey)

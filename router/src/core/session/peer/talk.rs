@@ -70,7 +70,9 @@ impl Peer {
         self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
     }
 
-    pub(in crate::core::session) fn note_wanted_by_peer(&mut self, flags: u8) {
+    /// The peer has pinged, and says whether it keeps the session.
+    pub(in crate::core::session) fn pinged(&mut self, flags: u8, now: Instant) {
+        self.pinged = now;
         self.wanted_by_peer = flags & 1 != 0;
     }
 

@@ -110,7 +110,7 @@ fn no_answer_is_longer_than_its_question() {
         for node in 0..2 {
             let before = world.record.len();
             let to = world.address(node);
-            world.deliver(&Sent { from: spoofed, to, bytes: sent.bytes.clone() });
+            world.deliver(&Sent { from: spoofed, to, ..sent.clone() });
             let answers: usize = world.record[before..]
                 .iter()
                 .filter(|answer| answer.to == spoofed)
@@ -171,7 +171,7 @@ fn a_forged_reject_does_not_keep_the_true_answer_out() {
     let fabric = crate::core::fabric::FabricId([1; 16]);
     let reject = Reject::answer(&hello.bytes, RejectReason::Removed, fabric).expect("an answer");
     let bytes = reject.emit().as_bytes().to_vec();
-    world.deliver(&Sent { from: hello.to, to: hello.from, bytes });
+    world.deliver(&Sent { from: hello.to, to: hello.from, bytes, ..hello });
     world.run(Duration::from_secs(1));
     assert!(world.is_up(0, 1));
 }
@@ -245,7 +245,7 @@ proptest! {
             }
             for node in 0..2 {
                 let to = world.address(node);
-                world.deliver(&Sent { from: record[0].from, to, bytes: bytes.clone() });
+                world.deliver(&Sent { to, bytes: bytes.clone(), ..record[0].clone() });
             }
         }
         for (which, at, value) in picks {

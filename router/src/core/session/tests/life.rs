@@ -259,7 +259,8 @@ fn the_address_follows_authenticated_datagrams() {
     world.run(seconds(5));
     let elsewhere = "10.0.7.7:1234".parse().expect("an address");
     world.nodes[1].address = elsewhere;
-    world.run(seconds(7));
+    // The longest that it may be until its turn to ping.
+    world.run(seconds(8));
     let second = world.id(1);
     assert_eq!(world.nodes[0].sessions.address(second), Some(elsewhere));
     assert!(world.nodes[0].downs.is_empty());
@@ -274,6 +275,39 @@ fn round_trips_are_measured_and_addresses_observed() {
     let ours = world.address(0);
     let seen = |event: &SessionEvent| matches!(event, SessionEvent::Observed { our_address, .. } if *our_address == ours);
     assert!(world.nodes[0].events.iter().any(seen));
+}
+
+#[test]
+fn sessions_at_rest_take_turns_and_share_wake_ups() {
+    const OTHERS: usize = 20;
+    let mut world = World::new(5, FAIR);
+    world.add(member(1));
+    for other in 1..=OTHERS {
+        world.add(member(u8::try_from(other + 1).expect("small")));
+        world.introduce(0, other);
+        let id = world.id(other);
+        world.with(0, |sessions, now| sessions.want(id, Want::Gossip, now));
+        // Not all at once, as in life.
+        world.run(Duration::from_millis(130));
+    }
+    world.run(seconds(30));
+    let before = world.record.len();
+    world.run(MINUTE);
+    let sent = &world.record[before..];
+    // A ping and its answer every five seconds, or six on the beat, where both sides pinging every five would make 960.
+    assert!((380..=500).contains(&sent.len()), "{} datagrams", sent.len());
+    let me = world.address(0);
+    let turns: std::collections::BTreeSet<_> =
+        sent.iter().filter(|sent| sent.from == me).map(|sent| sent.at).collect();
+    let answered = sent.iter().filter(|sent| sent.to == me).count() / 2;
+    assert!(turns.len() <= 60 + answered, "{} turns", turns.len());
+    for other in 1..=OTHERS {
+        assert!(world.is_up(0, other));
+        assert_eq!(
+            world.nodes[other].sessions.connections().next().and_then(|row| row.rtt),
+            Some(seconds(1) / 100)
+        );
+    }
 }
 
 #[test]

@@ -63,6 +63,7 @@ pub(super) const FOUL: Weather = Weather { loss: 20, duplicates: 10, delay: (1, 
 /// A datagram as it was sent.
 #[derive(Clone)]
 pub(super) struct Sent {
+    pub(super) at: Instant,
     pub(super) from: SocketAddr,
     pub(super) to: SocketAddr,
     pub(super) bytes: Vec<u8>,
@@ -279,7 +280,7 @@ impl World {
             assert!(turns < 10_000, "endless output");
             assert!(datagram.as_bytes().len() <= 1200, "a datagram of {}", datagram.as_bytes().len());
             let from = self.nodes[node].address;
-            self.throw(Sent { from, to, bytes: datagram.as_bytes().to_vec() });
+            self.throw(Sent { at: self.now, from, to, bytes: datagram.as_bytes().to_vec() });
         }
     }
 
