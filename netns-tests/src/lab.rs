@@ -45,6 +45,9 @@ static LABS: AtomicU32 = AtomicU32::new(0);
 pub enum Underlay {
     /// By a switch, which is also their default router.
     Switched,
+    /// By a router, each host in a network of its own. For many hosts: the kernel keeps about a thousand neighbours in all namespaces
+    /// together, and 32 hosts on a switch that all talk to each other use them up.
+    Routed,
     /// Two hosts by one cable, with nothing between that could cost time.
     Cable,
 }
@@ -200,6 +203,7 @@ impl Lab {
     fn build(&mut self, config: LabConfig, programs: &Programs) -> Result<()> {
         let switch = match config.underlay {
             Underlay::Switched => Some(make_switch(&self.run, config.mtu)?),
+            Underlay::Routed => Some(make_router(&self.run, config.mtu)?),
             Underlay::Cable if config.hosts == 2 => None,
             Underlay::Cable => bail!("a cable has two ends (got {} hosts, want 2)", config.hosts),
         };
@@ -411,6 +415,17 @@ fn make_switch(run: &str, mtu: u32) -> Result<NetNs> {
     Ok(switch)
 }
 
+/// A switch that forwards between hosts which know no other neighbour.
+fn make_router(run: &str, mtu: u32) -> Result<NetNs> {
+    let router = make_switch(run, mtu)?;
+    router.sysctl("ipv4/ip_forward", "1")?;
+    router.sysctl("ipv6/conf/all/forwarding", "1")?;
+    for device in ["all", "br0"] {
+        router.sysctl(&format!("ipv4/conf/{device}/send_redirects"), "0")?;
+    }
+    Ok(router)
+}
+
 /// A cable from the host to a port of the switch that has the host's number.
 fn plug(switch: &NetNs, host: &Host, mtu: u32) -> Result<()> {
     let port = format!("p{}", host.index());
@@ -422,8 +437,12 @@ fn plug(switch: &NetNs, host: &Host, mtu: u32) -> Result<()> {
 /// Addresses and routes of a host.
 fn configure(host: &Host, config: LabConfig) -> Result<()> {
     let ns = host.ns();
-    ns.ip(&format!("addr add {}/24 dev eth0", host.address()))?;
-    ns.ip(&format!("-6 addr add {}/64 dev eth0 nodad", host.address6()))?;
+    let (bits4, bits6) = match config.underlay {
+        Underlay::Switched | Underlay::Cable => (24, 64),
+        Underlay::Routed => (32, 128),
+    };
+    ns.ip(&format!("addr add {}/{bits4} dev eth0", host.address()))?;
+    ns.ip(&format!("-6 addr add {}/{bits6} dev eth0 nodad", host.address6()))?;
     match config.segments {
         Segments::Whole | Segments::Nic => {}
         // A super-packet of more segments than this is cut in software before it enters the device.
@@ -438,6 +457,10 @@ fn configure(host: &Host, config: LabConfig) -> Result<()> {
         Underlay::Switched => {
             ns.ip("route add default via 10.77.0.254")?;
             ns.ip("-6 route add default via fd77::fe").map(drop)
+        }
+        Underlay::Routed => {
+            ns.ip("route add default via 10.77.0.254 dev eth0 onlink")?;
+            ns.ip("-6 route add default via fd77::fe dev eth0 onlink").map(drop)
         }
         Underlay::Cable => Ok(()),
     }
