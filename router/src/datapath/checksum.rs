@@ -2,16 +2,13 @@
 
 /// The ones' complement sum of `bytes` added to `start`, folded to 16 bits, not complemented.
 pub fn sum(start: u16, bytes: &[u8]) -> u16 {
-    let mut total = u64::from(start);
+    // RFC 1071 section 2 (B): the order of bytes may be the machine's until the end, which lets the compiler use wide registers.
     let words = bytes.chunks_exact(4);
-    let rest = words.remainder();
-    for word in words {
-        total += u64::from(u32::from_be_bytes([word[0], word[1], word[2], word[3]]));
-    }
-    for (i, &byte) in rest.iter().enumerate() {
-        total += if i % 2 == 0 { u64::from(byte) << 8 } else { u64::from(byte) };
-    }
-    fold(total)
+    let mut rest = [0; 4];
+    rest[..words.remainder().len()].copy_from_slice(words.remainder());
+    let native = |word: &[u8]| u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
+    let total = words.map(native).sum::<u64>() + native(&rest);
+    fold(u64::from(start) + u64::from(u16::from_be(fold(total))))
 }
 
 /// Completes a checksum over `bytes`, whose checksum field holds the seed of the pseudo-header, as a device with checksum
@@ -34,11 +31,21 @@ fn fold(mut total: u64) -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
     fn rfc_1071_example() {
         assert_eq!(sum(0, &[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), 0xddf2);
+    }
+
+    proptest! {
+        #[test]
+        fn adds_words_in_network_order(start: u16, bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let word = |pair: &[u8]| u64::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));
+            prop_assert_eq!(sum(start, &bytes), fold(u64::from(start) + bytes.chunks(2).map(word).sum::<u64>()));
+        }
     }
 
     #[test]
