@@ -29,6 +29,7 @@ pub mod replay;
 pub mod rewrite;
 pub mod seal;
 pub mod send;
+mod shards;
 pub mod socket;
 pub mod table;
 pub mod tap;

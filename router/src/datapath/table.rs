@@ -1,14 +1,14 @@
 //! The forwarding table: which peer each hardware address is at, and which hardware address each container address has.
 //!
-//! Filled from what peers announce, never learned from traffic. The threads read a snapshot; this is plain data.
+//! Filled from what peers announce, never learned from traffic. The threads read a snapshot; this is plain data, and cheap to copy.
 
-use std::hash::RandomState;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use hashbrown::HashMap;
 use ipnet::IpNet;
 
 use super::keys::PeerId;
+use super::shards::Shards;
 use crate::core::mac::Mac;
 
 /// Where an endpoint is.
@@ -29,11 +29,14 @@ pub struct Endpoint {
     pub ips: Vec<IpAddr>,
 }
 
-/// The table. Keys come from peers, hence the hasher with a random seed.
+/// The table.
 #[derive(Clone, Default)]
 pub struct EndpointTable {
-    endpoints: HashMap<Mac, Endpoint, RandomState>,
-    by_ip: HashMap<IpAddr, Mac, RandomState>,
+    /// All that is read for each frame: apart from the rest, so that more of it fits the cache.
+    owners: Shards<Mac, Owner>,
+    by_ip: Shards<IpAddr, Mac>,
+    /// The addresses of each endpoint, for changes alone; shared by all snapshots.
+    ips: Shards<Mac, Arc<[IpAddr]>>,
     /// Addresses listed by all endpoints together; more than `by_ip` has entries only while some are claimed twice.
     listed: usize,
     flood: Vec<PeerId>,
@@ -48,12 +51,13 @@ impl EndpointTable {
             self.by_ip.insert(*ip, mac);
         }
         self.listed += endpoint.ips.len();
-        self.endpoints.insert(mac, endpoint);
+        self.owners.insert(mac, endpoint.owner);
+        self.ips.insert(mac, endpoint.ips.into());
     }
 
     /// Removes an endpoint. An address that another one claims too falls back to that one.
     pub fn remove(&mut self, mac: Mac) -> Option<Endpoint> {
-        let removed = self.endpoints.remove(&mac)?;
+        let removed = Endpoint { owner: self.owners.remove(&mac)?, ips: self.ips.remove(&mac)?.to_vec() };
         let contested = self.listed > self.by_ip.len();
         self.listed -= removed.ips.len();
         for ip in &removed.ips {
@@ -80,7 +84,7 @@ impl EndpointTable {
 
     /// Where a hardware address is.
     pub fn owner(&self, mac: Mac) -> Option<Owner> {
-        self.endpoints.get(&mac).map(|endpoint| endpoint.owner)
+        self.owners.get(&mac).copied()
     }
 
     /// Who holds an address.
@@ -101,16 +105,16 @@ impl EndpointTable {
 
     /// How many endpoints there are.
     pub fn len(&self) -> usize {
-        self.endpoints.len()
+        self.owners.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.endpoints.is_empty()
+        self.len() == 0
     }
 
     fn claimants(&self, ip: IpAddr) -> impl Iterator<Item = Mac> {
-        self.endpoints.iter().filter(move |(_, endpoint)| endpoint.ips.contains(&ip)).map(|(mac, _)| *mac)
+        self.ips.iter().filter(move |(_, ips)| ips.contains(&ip)).map(|(mac, _)| *mac)
     }
 }
 
