@@ -23,6 +23,7 @@ pub(crate) fn run(ui: &Ui) -> Result<()> {
     steps.run("tests without root", || {
         cargo::test(cargo::cargo().args(["test", "--workspace", "--locked", "--no-fail-fast"]))
     });
+    steps.run("benchmarks, each once", || benches_once().map(nothing_counted));
     steps.run("kernel tests of the router", kernel_tests);
     steps.run("programs, optimised", || cargo::build_programs().map(drop).map(nothing_counted));
     steps.run("black-box tests in namespaces", || netns::test(&netns::Args::default()));
@@ -46,6 +47,11 @@ fn lints() -> Result<()> {
         "--deny",
         "warnings",
     ])
+}
+
+/// As `cargo bench -p benches -- --test` does, but with what the tests have built already.
+fn benches_once() -> Result<()> {
+    cargo::run(&["bench", "--workspace", "--profile", "dev", "--locked", "--bench", "parts", "--", "--test"])
 }
 
 /// Selecting the whole workspace keeps the dependencies' features, and so what is built already.
