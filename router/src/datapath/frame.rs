@@ -14,6 +14,14 @@ const MAX_TAGS: usize = 2;
 /// IPv6 extension headers that are looked through before giving up; real packets have one or two.
 const MAX_EXTENSIONS: usize = 6;
 
+/// Extension headers of IPv6 that are looked through (RFC 8200 section 4).
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const DESTINATION_OPTIONS: u8 = 60;
+
+/// Length of an IPv6 address.
+const ADDRESS: usize = 16;
+
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const TAGS: [u16; 2] = [0x8100, 0x88a8];
@@ -110,6 +118,8 @@ pub struct Headers {
     pub len: usize,
     /// Where the packet ends, if its IP header is to be believed. May lie beyond the bytes.
     pub claimed_end: usize,
+    /// Offset of the address that the pseudo-header counts as the destination: behind a routing header it is the final one.
+    destination: usize,
 }
 
 impl Headers {
@@ -131,7 +141,8 @@ impl Headers {
         if ip[0] >> 4 != 4 || header < 20 || total < header || fragment != 0 {
             return None;
         }
-        Headers::parse_transport(frame, Network::Ipv4, l3, ip[9], l3 + header, l3 + total)
+        let place = Place { network: Network::Ipv4, l3, destination: l3 + 16, claimed_end: l3 + total };
+        Headers::parse_transport(frame, place, ip[9], l3 + header)
     }
 
     fn parse_ipv6(frame: &[u8], l3: usize) -> Option<Headers> {
@@ -140,29 +151,26 @@ impl Headers {
             return None;
         }
         let end = l3 + 40 + usize::from(u16::from_be_bytes([ip[4], ip[5]]));
+        let mut destination = l3 + 24;
         let mut next = ip[6];
         let mut at = l3 + 40;
         for _ in 0..MAX_EXTENSIONS {
-            // Hop-by-hop and destination options. A routing header changes the destination that the pseudo-header
-            // counts, and a fragment header hides the transport: such packets are carried without offloads.
-            if next != 0 && next != 60 {
-                break;
+            match next {
+                HOP_BY_HOP | DESTINATION_OPTIONS => {}
+                ROUTING => destination = final_destination(frame, at, destination)?,
+                // A fragment header hides the transport: such packets are carried without offloads.
+                _ => break,
             }
             let extension: &[u8; 2] = frame.get(at..)?.first_chunk()?;
             next = extension[0];
             at += (usize::from(extension[1]) + 1) * 8;
         }
-        Headers::parse_transport(frame, Network::Ipv6, l3, next, at, end)
+        let place = Place { network: Network::Ipv6, l3, destination, claimed_end: end };
+        Headers::parse_transport(frame, place, next, at)
     }
 
-    fn parse_transport(
-        frame: &[u8],
-        network: Network,
-        l3: usize,
-        protocol: u8,
-        l4: usize,
-        claimed_end: usize,
-    ) -> Option<Headers> {
+    fn parse_transport(frame: &[u8], place: Place, protocol: u8, l4: usize) -> Option<Headers> {
+        let Place { network, l3, destination, claimed_end } = place;
         let (transport, length) = match protocol {
             6 => {
                 let tcp: &[u8; 20] = frame.get(l4..)?.first_chunk()?;
@@ -179,21 +187,46 @@ impl Headers {
         if length < least || len > frame.len() || len > claimed_end {
             return None;
         }
-        Some(Headers { network, l3, transport, l4, len, claimed_end })
+        Some(Headers { network, l3, transport, l4, len, claimed_end, destination })
     }
 
     /// The not yet complemented sum over the pseudo-header for `l4_len` bytes of transport header and payload: what the
     /// checksum field holds while the checksum is left to the device (RFC 9293 section 3.1, RFC 8200 section 8.1).
     pub fn pseudo_header_sum(&self, frame: &[u8], l4_len: usize) -> u16 {
-        let addresses = match self.network {
-            Network::Ipv4 => self.l3 + 12..self.l3 + 20,
-            Network::Ipv6 => self.l3 + 8..self.l3 + 40,
+        let (source, size) = match self.network {
+            Network::Ipv4 => (self.l3 + 12, 4),
+            Network::Ipv6 => (self.l3 + 8, 16),
         };
         let length = u32::try_from(l4_len).unwrap_or(u32::MAX).to_be_bytes();
         let protocol = [0, self.transport.number()];
-        let addresses = super::checksum::sum(0, &frame[addresses]);
+        let parts = [&frame[source..source + size], &frame[self.destination..self.destination + size]];
+        let addresses = parts.iter().fold(0, |sum, part| super::checksum::sum(sum, part));
         super::checksum::sum(super::checksum::sum(addresses, &length), &protocol)
     }
+}
+
+/// What the IP header says before the transport is known.
+struct Place {
+    network: Network,
+    l3: usize,
+    destination: usize,
+    claimed_end: usize,
+}
+
+/// Offset of the address that a packet with a routing header at `at` finally goes to (RFC 8200 section 8.1): that of the IP header,
+/// at `destination`, when no segments are left. `None` for routes that we do not know.
+fn final_destination(frame: &[u8], at: usize, destination: usize) -> Option<usize> {
+    let &[_, units, kind, left] = frame.get(at..)?.first_chunk()?;
+    let behind = at + (usize::from(units) + 1) * 8;
+    let address = match (kind, left) {
+        (_, 0) => return Some(destination),
+        // A list whose last address is the last to be visited, of one address for a mobile node (RFC 6275 section 6.4.1).
+        (0 | 2, _) => behind.checked_sub(ADDRESS)?,
+        // Segment routing counts backwards: the first of the list is the last to be visited (RFC 8754 section 2).
+        (4, _) => at + 8,
+        _ => return None,
+    };
+    (address >= at + 8 && address + ADDRESS <= behind && behind <= frame.len()).then_some(address)
 }
 
 /// Two bytes in network order at an offset, when they are there.
@@ -207,13 +240,52 @@ mod tests {
 
     use super::*;
 
+    /// UDP over IPv6 behind a routing header: `(type, segments left, addresses)`; addresses are one byte repeated.
+    fn routed(kind: u8, left: u8, addresses: &[u8], destination: u8) -> Vec<u8> {
+        let route: Vec<u8> = addresses.iter().flat_map(|byte| [*byte; 16]).collect();
+        let mut frame = vec![2; 12];
+        frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 16 + route.len() as u8, ROUTING, 64]);
+        frame.extend([[1; 16], [destination; 16]].concat());
+        frame.extend([17, route.len() as u8 / 8, kind, left, 0, 0, 0, 0]);
+        frame.extend(&route);
+        frame.extend([0, 1, 0, 2, 0, 8, 0, 0]);
+        frame
+    }
+
+    #[test]
+    fn pseudo_header_counts_the_final_destination() {
+        let sum = |frame: &[u8]| Headers::parse(frame).map(|headers| headers.pseudo_header_sum(frame, 8));
+        let direct = sum(&routed(4, 0, &[7, 5], 9));
+        assert!(direct.is_some());
+        // No segments left: wherever it was, it is there now.
+        assert_eq!(sum(&routed(200, 0, &[3], 9)), direct);
+        // Still on its way: the last to be visited counts.
+        assert_eq!(sum(&routed(4, 1, &[9, 5], 5)), direct);
+        assert_eq!(sum(&routed(0, 2, &[5, 9], 3)), direct);
+        assert_eq!(sum(&routed(2, 1, &[9], 3)), direct);
+        // Routes that we cannot read, and lists without an address.
+        assert_eq!(sum(&routed(3, 1, &[9], 3)), None);
+        for kind in [0, 2, 4] {
+            assert_eq!(sum(&routed(kind, 1, &[], 3)), None);
+        }
+    }
+
     proptest! {
         #[test]
-        fn arbitrary_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0..4u8) {
+        fn arbitrary_bytes_never_panic(
+            mut bytes in proptest::collection::vec(any::<u8>(), 0..200),
+            kind in 0..5u8,
+        ) {
             if bytes.len() > 14 {
-                let ethertype = [[0x08, 0], [0x86, 0xdd], [0x81, 0], [0x88, 0xa8]][usize::from(kind)];
+                let ethertype = [[0x08, 0], [0x86, 0xdd], [0x81, 0], [0x88, 0xa8], [0x86, 0xdd]][usize::from(kind)];
                 bytes[12..14].copy_from_slice(&ethertype);
                 bytes[14] = if kind == 0 { 0x45 } else { 0x60 };
+            }
+            if kind == 4 && bytes.len() > 60 {
+                bytes[20] = ROUTING;
+                bytes[54] = 17;
+                bytes[55] %= 12;
+                bytes[56] %= 5;
             }
             let _ = Ethernet::parse(&bytes);
             if let Some(headers) = Headers::parse(&bytes) {

@@ -524,9 +524,9 @@ fn super_frames_of_full_segments_do_not_share_a_send() {
 #[test]
 fn checksum_in_an_unusual_place_is_completed_once_also_when_flooded() {
     let mut pair = Pair::new(1472);
-    // An IPv6 packet with a routing header, which the receiver would not look behind.
+    // An IPv6 packet with an authentication header, which the receiver would not look behind.
     let mut frame = [[0xff; 6], MAC_A.0].concat();
-    frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 24, 43, 64]);
+    frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 24, 51, 64]);
     frame.extend([9; 32]);
     frame.extend([17, 1, 0, 0, 0, 0, 0, 0]);
     frame.extend([0; 8]);
