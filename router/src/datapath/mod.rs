@@ -76,8 +76,8 @@ pub struct DatapathConfig {
     pub tap: TapDevice,
     /// Bound sockets (`socket::bind`), one for each worker. For now exactly one.
     pub sockets: Vec<UdpSocket>,
-    /// MTU of the underlay, from which the longest datagram follows. Too large: datagrams are fragmented by IP. Too small: more
-    /// datagrams than needed, and full-size frames travel in pieces.
+    /// MTU of the underlay at the start, from which the longest datagram follows. Too large: datagrams are fragmented by IP. Too
+    /// small: more datagrams than needed, and full-size frames travel in pieces.
     pub underlay_mtu: usize,
 }
 
@@ -104,6 +104,7 @@ pub enum DatapathError {
 /// the threads. Stops when dropped.
 pub struct Datapath {
     start: Instant,
+    underlay: mtu::Underlay,
     table: Arc<ArcSwap<EndpointTable>>,
     /// The table as control sees it; snapshots are made of it.
     master: Mutex<EndpointTable>,
@@ -135,8 +136,10 @@ impl Datapath {
         };
         let (tap, socket): (File, UdpSocket) = (queues.remove(0), sockets.remove(0));
         let start = Instant::now();
+        let underlay = mtu::Underlay::of(socket.local_addr()?);
         let mut datapath = Datapath {
             start,
+            underlay,
             table: Arc::default(),
             master: Mutex::default(),
             sender: Arc::new(Mailbox::new()?),
@@ -147,7 +150,7 @@ impl Datapath {
             control_socket: ControlSocket::new(socket.try_clone()?)?,
             threads: Vec::new(),
         };
-        let limit = mtu::datagram_limit(config.underlay_mtu, mtu::Underlay::of(socket.local_addr()?));
+        let limit = mtu::datagram_limit(config.underlay_mtu, underlay);
         let control: ControlSink = Arc::new(control);
         let sender = Sender::new(limit, start, Arc::clone(&datapath.sender_counters));
         let receiver = Receiver::new(udp, start, Arc::clone(&datapath.receiver_counters));
@@ -190,6 +193,12 @@ impl Datapath {
     /// Sends to a peer's new address from now on, on the lane that it has.
     pub fn set_address(&self, peer: PeerId, address: SocketAddr) {
         self.sender.send(SenderOrder::SetAddress(peer, address));
+    }
+
+    /// Fits datagrams to an underlay whose MTU has changed. Containers keep the MTU that they have: frames that became too long for
+    /// a datagram travel in pieces.
+    pub fn set_underlay_mtu(&self, underlay_mtu: usize) {
+        self.sender.send(SenderOrder::SetLimit(mtu::datagram_limit(underlay_mtu, self.underlay)));
     }
 
     /// Forgets the counters of a peer that left the fabric.

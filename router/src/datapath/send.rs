@@ -58,6 +58,8 @@ pub enum SenderOrder {
     ClearTx(PeerId),
     /// The peer moved.
     SetAddress(PeerId, SocketAddr),
+    /// No datagram may be longer from now on.
+    SetLimit(usize),
     /// The forwarding table has grown while questions were open.
     TableChanged,
 }
@@ -150,6 +152,7 @@ impl Sender {
                     tx.address = address;
                 }
             }
+            SenderOrder::SetLimit(limit) => self.limit = limit,
             // The worker looks at the table anew after every order.
             SenderOrder::TableChanged => {}
         }

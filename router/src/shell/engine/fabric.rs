@@ -36,6 +36,14 @@ const LONGEST_PREFIX: u8 = 30;
 /// Largest range.
 const SHORTEST_PREFIX: u8 = 8;
 
+/// The data path with the sizes that it was started with.
+struct Started {
+    mtu: u32,
+    gso_max_size: u32,
+    underlay_mtu: u32,
+    datapath: Datapath,
+}
+
 impl Engine {
     pub(super) async fn up(&mut self, request: api::UpRequest) -> Result<FabricInfo, ApiError> {
         let range = request.range.unwrap_or_else(|| DEFAULT_RANGE.parse().unwrap_or_default());
@@ -156,7 +164,7 @@ impl Engine {
         let now = Instant::now();
         let (fabric, secret) = read_secret(&file)?;
         let keys = FabricKeys::derive(fabric, file.range, &secret);
-        let (mtu, gso_max_size, datapath) = self.start_datapath(&file).await?;
+        let Started { mtu, gso_max_size, underlay_mtu, datapath } = self.start_datapath(&file).await?;
         let config = NodeConfig {
             identity: std::sync::Arc::clone(&self.identity),
             fabric,
@@ -188,14 +196,14 @@ impl Engine {
         }
         tracing::info!(fabric = %file.fabric, peer = %node.me(), range = %file.range, mtu, "in the fabric");
         let last_bytes = BTreeMap::new();
-        self.running = Some(Running { node, datapath, file, mtu, gso_max_size, last_bytes });
+        self.running = Some(Running { node, datapath, file, mtu, gso_max_size, underlay_mtu, last_bytes });
         if !self.store_fabric() {
             tracing::error!("the boot counter is not durable: a restart may need longer to be believed");
         }
         Ok(())
     }
 
-    async fn start_datapath(&mut self, file: &FabricFile) -> Result<(u32, u32, Datapath), ApiError> {
+    async fn start_datapath(&mut self, file: &FabricFile) -> Result<Started, ApiError> {
         let listen = self.config.listen;
         let underlay_mtu = self.kernel.underlay_mtu(listen.ip()).await.map_err(kernel_error)?;
         let underlay = datapath::mtu::Underlay::of(listen);
@@ -214,7 +222,8 @@ impl Engine {
         };
         let tap = TapDevice::open(&self.config.tap_name(), Queues::Single).map_err(|error| start(&error))?;
         let socket = datapath::socket::bind(listen).map_err(|error| start(&error))?;
-        let config = DatapathConfig { tap, sockets: vec![socket], underlay_mtu: underlay_mtu as usize };
+        let path_mtu = self.path_mtu(underlay_mtu);
+        let config = DatapathConfig { tap, sockets: vec![socket], underlay_mtu: path_mtu as usize };
         let sender = self.input_sender.clone();
         // A full queue drops, as a full socket buffer would; whoever sent repeats.
         let input = move |input| drop(sender.try_send(input));
@@ -224,7 +233,15 @@ impl Engine {
             .ensure_tap_port(&self.config.tap_name(), mtu, TAP_QUEUE_LENGTH)
             .await
             .map_err(kernel_error)?;
-        Ok((mtu, gso_max_size, datapath))
+        Ok(Started { mtu, gso_max_size, underlay_mtu, datapath })
+    }
+
+    /// The MTU of the paths to others, for a device of the underlay with this MTU. Whoever sets the containers' MTU lower than the device
+    /// allows says that a path is narrower: small frames that share a datagram must not make one that is longer than theirs.
+    pub(super) fn path_mtu(&self, device: u32) -> u32 {
+        let underlay = datapath::mtu::Underlay::of(self.config.listen);
+        let overhead = device.saturating_sub(datapath::mtu::container_mtu(device as usize, underlay) as u32);
+        self.config.mtu.map_or(device, |mtu| device.min(mtu.saturating_add(overhead)))
     }
 
     /// The firewall of a host without an address of the fabric.

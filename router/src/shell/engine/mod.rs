@@ -40,7 +40,7 @@ const MAX_TURN: usize = 256;
 const MAX_WAITING_INPUTS: usize = 4096;
 /// A session this old has brought what the neighbour knows: several rounds of anti-entropy.
 const HEAR_FOR: Duration = Duration::from_secs(12);
-/// How often addresses, traffic and targets are looked at.
+/// How often addresses, the underlay's MTU, traffic and targets are looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(2);
 
 /// Everything that exists only while this router belongs to a fabric.
@@ -50,6 +50,8 @@ struct Running {
     file: FabricFile,
     mtu: u32,
     gso_max_size: u32,
+    /// MTU of the underlay at the last look.
+    underlay_mtu: u32,
     /// Bytes seen on each peer's lanes at the last look, to notice traffic.
     last_bytes: BTreeMap<PeerId, u64>,
 }
@@ -284,6 +286,7 @@ impl Engine {
         let now = Instant::now();
         let addresses = self.underlay_addresses().await;
         let dial = self.resolve_targets(now);
+        self.follow_underlay().await;
         if let Some(running) = &mut self.running {
             let counters = running.datapath.counters();
             for (peer, traffic) in &counters.peers {
@@ -302,6 +305,27 @@ impl Engine {
             self.unsure = false;
         }
         self.compact().await;
+    }
+
+    /// Fits datagrams to the MTU that the underlay has now. Until it is noticed that the MTU fell, the kernel fragments what is too long.
+    async fn follow_underlay(&mut self) {
+        if self.running.is_none() {
+            return;
+        }
+        let mtu = match self.kernel.underlay_mtu(self.config.listen.ip()).await {
+            Ok(mtu) => mtu,
+            Err(error) => {
+                tracing::warn!(%error, "cannot read the MTU of the underlay");
+                return;
+            }
+        };
+        let path_mtu = self.path_mtu(mtu);
+        let Some(running) = &mut self.running else { return };
+        let before = std::mem::replace(&mut running.underlay_mtu, mtu);
+        if before != mtu {
+            tracing::info!(mtu, before, "the MTU of the underlay changed");
+            running.datapath.set_underlay_mtu(path_mtu as usize);
+        }
     }
 
     /// Starts the look-ups that are due. Answers the addresses that need none.
