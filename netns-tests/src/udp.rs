@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::net::sockopt;
@@ -45,11 +45,20 @@ pub struct LockstepReport {
     pub lost_sizes: Vec<usize>,
 }
 
-/// A stream with a window: bursts that are packed and put into trains.
+/// A stream of datagrams: bursts that are packed and put into trains.
 #[derive(Debug, Clone)]
 pub struct Stream {
     /// Sizes of the datagrams, at least 4 bytes each.
     pub sizes: Vec<usize>,
+}
+
+/// When the datagrams of a [`Stream`] leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// In bursts of a window, each when the one before has arrived: as fast as it goes without loss.
+    Window,
+    /// By the clock, so many each millisecond on average, whatever becomes of them.
+    PerMillisecond(u32),
 }
 
 /// What arrived of a stream.
@@ -125,13 +134,24 @@ impl Stream {
     /// # Errors
     /// When a socket fails; what the network did is in the report.
     pub fn run(&self, from: &NetNs, to: &NetNs, address: IpAddr) -> Result<StreamReport> {
+        self.run_at(Pace::Window, from, to, address)
+    }
+
+    /// Sends all at a pace.
+    ///
+    /// # Errors
+    /// See above.
+    pub fn run_at(&self, pace: Pace, from: &NetNs, to: &NetNs, address: IpAddr) -> Result<StreamReport> {
         let (client, server) = sockets(from, to, address)?;
         server.set_read_timeout(Some(POLL)).context("cannot set the time-out")?;
         client.set_read_timeout(Some(WINDOW_LIMIT)).context("cannot set the time-out")?;
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
             let receiver = scope.spawn(|| self.receive(&server, &done));
-            let sent = self.send(&client);
+            let sent = match pace {
+                Pace::Window => self.send(&client),
+                Pace::PerMillisecond(count) => self.send_by_the_clock(&client, count),
+            };
             done.store(true, Ordering::Relaxed);
             let report = receiver.join().map_err(|_| anyhow!("the receiver panicked"))??;
             Ok(StreamReport { sent: sent?, ..report })
@@ -157,6 +177,23 @@ impl Stream {
                 }
             }
         }
+        Ok(sent)
+    }
+
+    fn send_by_the_clock(&self, client: &UdpSocket, per_millisecond: u32) -> Result<u32> {
+        let start = Instant::now();
+        let mut sent = 0;
+        for &size in &self.sizes {
+            let due = Duration::from_millis(u64::from(sent / per_millisecond));
+            // A sender that was late catches up in a burst, which the queues have to hold as they hold those of any application.
+            if let Some(early) = due.checked_sub(start.elapsed()) {
+                thread::sleep(early);
+            }
+            client.send(&datagram(sent, size)).with_context(|| format!("cannot send {size} bytes"))?;
+            sent += 1;
+        }
+        // The last ones are under way for less than a window may take.
+        thread::sleep(WINDOW_LIMIT);
         Ok(sent)
     }
 

@@ -9,6 +9,7 @@ mod cipher;
 mod cni;
 mod commands;
 mod crash;
+mod differential;
 mod fabric;
 mod firewall;
 mod frames;

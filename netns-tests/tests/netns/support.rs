@@ -8,7 +8,7 @@ use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use lab::{Container, Host, Lab, LabConfig, Ping, ping_until_answered};
+use lab::{Container, Host, Lab, LabConfig, Ping, payload, ping_until_answered};
 
 /// How long a packet may take to find its way after something changed.
 pub(crate) const SETTLE: Duration = Duration::from_secs(10);
@@ -34,10 +34,22 @@ pub(crate) fn fabric_on(config: LabConfig, body: impl FnOnce(&Lab) -> Result<()>
     judge(Lab::fabric_with(config, &[]), body);
 }
 
+/// The same on a fabric whose routers have these arguments.
+pub(crate) fn fabric_of(args: &[&str], body: impl FnOnce(&Lab) -> Result<()>) {
+    let _shared = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+    judge(Lab::fabric_with(LabConfig::hosts(2), args), body);
+}
+
 /// Runs a test that measures, while no other runs, on hosts without routers.
 pub(crate) fn alone(count: usize, body: impl FnOnce(&Lab) -> Result<()>) {
     let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
     judge(Lab::new(count), body);
+}
+
+/// The same on a complete fabric.
+pub(crate) fn fabric_alone(count: usize, body: impl FnOnce(&Lab) -> Result<()>) {
+    let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
+    judge(Lab::fabric(count), body);
 }
 
 /// A failure panics while the lab is there, so that it shows the logs.
@@ -85,8 +97,13 @@ pub(crate) fn reaches(from: &Container, to: &Container) -> Result<()> {
 
 /// What the routers of these containers dropped, for the messages of failures.
 fn drops(containers: &[&Container]) -> String {
+    drops_of(containers.iter().map(|container| container.host()))
+}
+
+/// What these routers dropped, for the messages of failures.
+pub(crate) fn drops_of<'a>(hosts: impl Iterator<Item = &'a Host>) -> String {
     let mut text = String::new();
-    for host in containers.iter().map(|container| container.host()) {
+    for host in hosts {
         let frames =
             host.json(&["status"]).map_or_else(|e| e.to_string(), |s| s["traffic"]["drops"].to_string());
         let control =
@@ -172,5 +189,20 @@ impl Dice {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0 % bound
+    }
+
+    /// A number from the first to the last, both included.
+    pub(crate) fn between(&mut self, first: usize, last: usize) -> usize {
+        first + self.below((last - first) as u64 + 1) as usize
+    }
+
+    /// One of several.
+    pub(crate) fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.between(0, all.len() - 1)]
+    }
+
+    /// Bytes that do not repeat.
+    pub(crate) fn bytes(&mut self, len: usize) -> Vec<u8> {
+        payload(self.below(u64::MAX), len)
     }
 }
