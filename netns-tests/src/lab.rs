@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 use std::sync::Once;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -39,6 +39,9 @@ static PREPARED: Once = Once::new();
 
 /// Labs of this process so far.
 static LABS: AtomicU32 = AtomicU32::new(0);
+
+/// Whether this process was told to end: nothing new is made then that would have to be removed again.
+static ENDING: AtomicBool = AtomicBool::new(false);
 
 /// How the hosts are connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +110,9 @@ impl Lab {
         require_root()?;
         require_tools(&[])?;
         PREPARED.call_once(prepare);
+        if ENDING.load(Ordering::Relaxed) {
+            bail!("this process was told to end");
+        }
         let run = format!("{PREFIX}{}x{}", process::id(), LABS.fetch_add(1, Ordering::Relaxed));
         let dir = runs_folder().join(&run);
         fs::create_dir_all(&dir).with_context(|| format!("cannot make `{}`", dir.display()))?;
@@ -295,10 +301,14 @@ fn prepare() {
     };
     thread::spawn(move || {
         let Some(signal) = signals.forever().next() else { return };
+        ENDING.store(true, Ordering::Relaxed);
         let mine = format!("{PREFIX}{}x", process::id());
-        for run in runs().iter().filter(|run| run.starts_with(&mine) && !is_kept(run)) {
-            if let Err(error) = remove_run(run) {
-                eprintln!("cannot remove the lab `{run}`: {error:#}");
+        // Twice: what was being made while the first look was taken is there by the second.
+        for _ in 0..2 {
+            for run in runs().iter().filter(|run| run.starts_with(&mine) && !is_kept(run)) {
+                if let Err(error) = remove_run(run) {
+                    eprintln!("cannot remove the lab `{run}`: {error:#}");
+                }
             }
         }
         process::exit(128 + signal);

@@ -45,6 +45,6 @@ pub use text::{payload, tail};
 pub use threads::{ThreadUsage, Threads};
 pub use traffic::{Ping, PingReport, Pinger, ping_until_answered};
 pub use udp::{Lockstep, LockstepReport, Pace, Stream, StreamReport};
-pub use usage::Usage;
+pub use usage::{MachineTime, Usage};
 pub use wait::{POLL, until};
 pub use wire::{Segments, Wire};

@@ -18,3 +18,4 @@ mod restart;
 mod state;
 mod support;
 mod udp;
+mod wires;

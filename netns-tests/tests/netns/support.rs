@@ -22,6 +22,12 @@ pub(crate) fn hosts(count: usize, body: impl FnOnce(&Lab) -> Result<()>) {
     judge(Lab::new(count), body);
 }
 
+/// The same on an underlay that is not the usual one.
+pub(crate) fn hosts_on(config: LabConfig, body: impl FnOnce(&Lab) -> Result<()>) {
+    let _shared = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+    judge(Lab::with(config), body);
+}
+
 /// Runs a test on a complete fabric.
 pub(crate) fn fabric(count: usize, body: impl FnOnce(&Lab) -> Result<()>) {
     let _shared = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
