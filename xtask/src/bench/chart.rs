@@ -80,7 +80,7 @@ fn head(svg: &mut String, report: &Report, machine: &Machine, height: u32) {
         ),
     );
     let how = format!(
-        "{}; both hosts and both ends on one machine; medians of {} rounds",
+        "{}; both hosts and both ends on one machine; rounds: {}, medians shown",
         report.wire.text(),
         report.runs
     );
@@ -113,7 +113,7 @@ fn panel(svg: &mut String, report: &Report, figure: Figure, left: u32, top: u32)
         svg,
         format_args!(
             "<text x=\"{left}\" y=\"{}\" font-size=\"13\" font-weight=\"600\" fill=\"{INK}\">{}\
-             <tspan font-weight=\"400\" fill=\"{SOFT}\">  {better}</tspan></text>\n",
+             <tspan dx=\"8\" font-weight=\"400\" fill=\"{SOFT}\">{better}</tspan></text>\n",
             top + 14,
             escape(figure.text())
         ),

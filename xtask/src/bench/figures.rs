@@ -54,7 +54,7 @@ pub(crate) enum Figure {
     Udp64,
     /// Those of them that were lost all the same, in percent: the rate counts only where this is 0.
     Udp64Lost,
-    /// The same with 1400 bytes: more than most tunnels' MTU leaves, who then pay for fragments.
+    /// The same with 1400 bytes and at most 64: more bytes than most tunnels' MTU leaves, who then pay for fragments.
     Udp1400,
     /// Lost of these.
     Udp1400Lost,
@@ -74,6 +74,9 @@ pub(crate) enum Figure {
     CpuPerGigabyte,
     /// Resident memory of the data path's process of one host, after all measurements, in MiB.
     Memory,
+    /// User time of processes that have nothing to do with the measurement, in percent of the machine: where this is more than a few,
+    /// the other figures mean little.
+    Others,
 }
 
 /// Which way is better.
@@ -87,7 +90,7 @@ pub(crate) enum Better {
 
 impl Figure {
     /// All, in the order of the table.
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::Tcp1,
         Self::Tcp1Reverse,
         Self::Tcp1Both,
@@ -107,6 +110,7 @@ impl Figure {
         Self::PingTail,
         Self::LoadedMedian,
         Self::LoadedTail,
+        Self::Others,
     ];
 
     /// Its name in JSON, with its unit.
@@ -131,6 +135,7 @@ impl Figure {
             Self::LoadedTail => "ping_loaded_p99_us",
             Self::CpuPerGigabyte => "cpu_s_per_gb",
             Self::Memory => "memory_mib",
+            Self::Others => "others_percent",
         }
     }
 
@@ -156,6 +161,7 @@ impl Figure {
             Self::LoadedTail => ["loaded", "p99 us"],
             Self::CpuPerGigabyte => ["CPU", "s/GB"],
             Self::Memory => ["RSS", "MiB"],
+            Self::Others => ["others", "%"],
         }
     }
 
@@ -181,6 +187,7 @@ impl Figure {
             Self::LoadedTail => "Ping under a TCP stream, p99, µs",
             Self::CpuPerGigabyte => "CPU seconds per GB of TCP",
             Self::Memory => "Memory of one host's process, MiB",
+            Self::Others => "CPU time of others, %",
         }
     }
 
@@ -205,7 +212,8 @@ impl Figure {
             | Self::LoadedMedian
             | Self::LoadedTail
             | Self::CpuPerGigabyte
-            | Self::Memory => Better::Less,
+            | Self::Memory
+            | Self::Others => Better::Less,
         }
     }
 }

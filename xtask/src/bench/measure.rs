@@ -5,7 +5,10 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use lab::{Direction, Iperf, NetNs, Ping, PingReport, RequestReply, Requests, Throughput, Window};
+use lab::{
+    Direction, Iperf, MachineTime, NetNs, Ping, PingReport, RequestReply, Requests, Throughput, Window,
+    WindowReport,
+};
 
 use crate::bench::figures::{Figure, Group};
 use crate::bench::report::Sample;
@@ -26,8 +29,11 @@ const LOADED_AFTER: Duration = Duration::from_millis(1500);
 /// Fewer than this say nothing about a tail.
 const LOADED_LEAST: u32 = 50;
 
-/// Datagrams in flight: what a receive queue of the usual length takes even while its reader does not run.
-const IN_FLIGHT: u64 = 256;
+/// Small datagrams in flight: what a receive queue of the usual length takes even while its reader does not run.
+const IN_FLIGHT_SMALL: u64 = 256;
+
+/// Large ones: each may become two fragments, and the queue of a TUN device has 500 places.
+const IN_FLIGHT_LARGE: u64 = 64;
 
 /// Short connections at the same time: more than cores, so that none waits for a wake-up of another.
 const AT_ONCE: usize = 8;
@@ -43,6 +49,7 @@ pub(crate) struct Plan<'a> {
 pub(crate) fn measure(topology: &mut Topology, plan: Plan<'_>) -> Result<Sample> {
     let _lost = WARM_UP.send(topology.one(), topology.address())?;
     let mut sample = Vec::new();
+    let (start, used) = (MachineTime::now()?, topology.usage()?.unwrap_or_default());
     for group in Group::ALL.into_iter().filter(|group| plan.groups.contains(group)) {
         let measured = Bench { topology, seconds: plan.seconds }.group(group);
         // A process that died explains more than what its absence did to the measurement.
@@ -52,6 +59,11 @@ pub(crate) fn measure(topology: &mut Topology, plan: Plan<'_>) -> Result<Sample>
     if let Some(usage) = topology.usage()? {
         sample.push((Figure::Memory, usage.resident as f64 / 2.0 / f64::from(1 << 20)));
     }
+    let (end, using) = (MachineTime::now()?, topology.usage()?.unwrap_or_default());
+    let all = end.user.saturating_sub(start.user);
+    let ours = (end.own + using.user).saturating_sub(start.own + used.user);
+    let total = end.total.saturating_sub(start.total).as_secs_f64().max(f64::MIN_POSITIVE);
+    sample.push((Figure::Others, 100.0 * all.saturating_sub(ours).as_secs_f64() / total));
     Ok(sample)
 }
 
@@ -76,8 +88,8 @@ impl Bench<'_> {
             ]),
             Group::Short => self.short(),
             Group::Udp => {
-                let mut sample = self.udp(64, Figure::Udp64, Figure::Udp64Lost)?;
-                sample.extend(self.udp(1400, Figure::Udp1400, Figure::Udp1400Lost)?);
+                let mut sample = named(self.udp(64, IN_FLIGHT_SMALL)?, Figure::Udp64, Figure::Udp64Lost);
+                sample.extend(named(self.udp(1400, IN_FLIGHT_LARGE)?, Figure::Udp1400, Figure::Udp1400Lost));
                 Ok(sample)
             }
         }
@@ -126,11 +138,9 @@ impl Bench<'_> {
         Ok(vec![(Figure::Short, report.per_second)])
     }
 
-    fn udp(&self, size: usize, rate: Figure, lost: Figure) -> Result<Sample> {
+    fn udp(&self, size: usize, in_flight: u64) -> Result<WindowReport> {
         let (one, two, address) = self.ends();
-        let report = Window { size, in_flight: IN_FLIGHT, time: self.brief() }.run(one, two, address)?;
-        let gone = report.sent.saturating_sub(report.received) as f64 / report.sent.max(1) as f64;
-        Ok(vec![(rate, report.per_second / 1e3), (lost, gone * 100.0)])
+        Window { size, in_flight, time: self.brief() }.run(one, two, address)
     }
 
     fn tcp(&self, streams: u32, direction: Direction) -> Result<f64> {
@@ -150,6 +160,11 @@ impl Bench<'_> {
     fn ends(&self) -> (&NetNs, &NetNs, IpAddr) {
         (self.topology.one(), self.topology.two(), self.topology.address())
     }
+}
+
+fn named(report: WindowReport, rate: Figure, lost: Figure) -> Sample {
+    let gone = report.sent.saturating_sub(report.received) as f64 / report.sent.max(1) as f64;
+    vec![(rate, report.per_second / 1e3), (lost, gone * 100.0)]
 }
 
 fn round_trips(ping: &PingReport, median: Figure, tail: Figure) -> impl Iterator<Item = (Figure, f64)> {

@@ -44,9 +44,9 @@ impl Report {
         reason.map(|reason| reason.lines().next().unwrap_or_default())
     }
 
-    /// The last failure of a data path.
+    /// The last failure of a data path, in one line.
     pub(crate) fn failure(&self, datapath: Datapath) -> Option<&str> {
-        self.failures.get(&datapath).map(String::as_str)
+        self.failures.get(&datapath)?.lines().next()
     }
 
     /// Whether every data path that is there has a figure.

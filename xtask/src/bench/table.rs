@@ -38,6 +38,7 @@ const BLOCKS: [&[Figure]; 2] = [
         Figure::PingTail,
         Figure::LoadedMedian,
         Figure::LoadedTail,
+        Figure::Others,
     ],
 ];
 
@@ -79,9 +80,9 @@ fn cell(report: &Report, datapath: Datapath, figure: Figure) -> String {
         Some(_) | None => "",
     };
     let value = format!("{}{mark}", number(value));
-    match report.ratio(datapath, BASE, figure) {
-        Some(ratio) => format!("{value} ({})", number(ratio)),
-        None => value,
+    match (figure, report.ratio(datapath, BASE, figure)) {
+        (Figure::Others, _) | (_, None) => value,
+        (_, Some(ratio)) => format!("{value} ({})", number(ratio)),
     }
 }
 

@@ -1,7 +1,6 @@
 //! Two hosts with a cable between them, a data path, and a container on each.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use anyhow::{Result, bail};
 use lab::{Container, Host, Lab, LabConfig, Loss, NetNs, Programs, Underlay, Usage};
@@ -146,10 +145,12 @@ impl Topology {
         if pids.is_empty() {
             return Ok(None);
         }
-        let mut sum = Usage { cpu: Duration::ZERO, resident: 0 };
+        let mut sum = Usage::default();
         for pid in pids {
             let usage = Usage::of(pid)?;
-            sum = Usage { cpu: sum.cpu + usage.cpu, resident: sum.resident + usage.resident };
+            sum.cpu += usage.cpu;
+            sum.user += usage.user;
+            sum.resident += usage.resident;
         }
         Ok(Some(sum))
     }

@@ -6,10 +6,8 @@ use lab::Segments;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum WireArg {
     /// Super-packets cross whole, as between virtual machines
-    #[value(alias = "whole")]
     Passthrough,
     /// Cut to the MTU in software on the way out, merged in NAPI on the way in: a network card without offloads
-    #[value(alias = "cut")]
     Nic,
     /// Both of the lossy ones
     Lossy,
