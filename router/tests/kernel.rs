@@ -4,7 +4,9 @@
 //! the code did; the code itself starts none.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs::File,
+    io::Read,
     net::IpAddr,
     path::{Path, PathBuf},
     process::Command,
@@ -17,6 +19,7 @@ use std::{
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use router::datapath::{Queues, TapDevice};
 use router::shell::kernel::{
     AttachSpec, BridgeSpec, Detached, Exposure, FirewallSpec, Kernel, KernelError, KernelEvent, MAX_ROUTES,
     Netns, Outcome, PeerEnd, Side,
@@ -26,6 +29,8 @@ use router::shell::kernel::{
 const BRIDGE: &str = "weave0";
 /// MTU in every test.
 const MTU: u32 = 1410;
+/// What precedes each frame on a TAP device of ours (`struct virtio_net_hdr`).
+const VIRTIO_HEADER: usize = 10;
 /// No test may take longer.
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Seconds that a program started by a test may take.
@@ -380,6 +385,69 @@ fn tap_becomes_a_port_once() {
         let error = kernel.ensure_tap_port("nothing", MTU, 1000).await.expect_err("missing");
         assert!(matches!(error, KernelError::DeviceMissing { .. }), "{error}");
     });
+}
+
+#[test]
+fn tap_keeps_a_flow_in_one_queue_and_flows_apart() {
+    lab(async |lab| {
+        let queues = Queues::Several { count: 8, seed: 1 };
+        let tap = TapDevice::open("steered", queues).expect("several queues and a program that steers");
+        let queues = tap.into_queues();
+        assert_eq!(queues.len(), 8, "the kernel took the program");
+        lab.host("ip", &["link", "set", "steered", "up"]);
+        for address in ["10.99.0.1/24", "fd99::1/64"] {
+            lab.host("ip", &["addr", "add", address, "dev", "steered", "nodad"]);
+        }
+        for there in ["10.99.0.2", "fd99::2"] {
+            let neighbour = ["neigh", "add", there, "lladdr", "02:00:00:00:00:02", "dev", "steered"];
+            lab.host("ip", &neighbour);
+        }
+        for there in ["10.99.0.2", "fd99::2"] {
+            let udp = std::net::UdpSocket::bind(if there.contains(':') { "[::]:0" } else { "0.0.0.0:0" });
+            let udp = udp.expect("socket");
+            for port in 2000..2020 {
+                // Whole datagrams and fragments of one flow must not overtake each other, so ports do not count.
+                for length in [10, 5000] {
+                    udp.send_to(&vec![0; length], (there, port)).expect("sent");
+                }
+            }
+            for port in 3000..3020_u16 {
+                let to = std::net::SocketAddr::new(there.parse().expect("address"), port);
+                // Nobody answers; what was sent is all that matters.
+                let _ = std::net::TcpStream::connect_timeout(&to, Duration::from_millis(20));
+            }
+        }
+        let frames = waiting_frames(queues);
+        for (ethertype, protocol_at) in [([0x08, 0x00], 14 + 9), ([0x86, 0xdd], 14 + 6)] {
+            let (mut of_udp, mut of_tcp) = (BTreeSet::new(), BTreeMap::new());
+            for (queue, frame) in frames.iter().filter(|(_, frame)| frame[12..14] == ethertype) {
+                match frame[protocol_at] {
+                    // UDP, and what the IPv6 fragment header is for here.
+                    17 | 44 => drop(of_udp.insert(*queue)),
+                    6 => {
+                        let ports = if ethertype == [0x08, 0x00] { 34 } else { 54 };
+                        let port = u16::from_be_bytes([frame[ports + 2], frame[ports + 3]]);
+                        assert_eq!(*of_tcp.entry(port).or_insert(*queue), *queue, "port {port}");
+                    }
+                    _ => {}
+                }
+            }
+            assert_eq!(of_udp.len(), 1, "one pair of hosts, one queue: {of_udp:?}");
+            let used: BTreeSet<usize> = of_tcp.values().copied().collect();
+            assert!(of_tcp.len() == 20 && used.len() >= 4, "20 connections in queues {used:?}");
+        }
+    });
+}
+
+/// All frames that wait in the queues of a TAP device, with the queue's number.
+fn waiting_frames(queues: Vec<File>) -> Vec<(usize, Vec<u8>)> {
+    let (mut frames, mut buffer) = (Vec::new(), vec![0; 70_000]);
+    for (number, mut queue) in queues.into_iter().enumerate() {
+        while let Ok(length) = queue.read(&mut buffer) {
+            frames.push((number, buffer[VIRTIO_HEADER..length].to_vec()));
+        }
+    }
+    frames
 }
 
 #[test]

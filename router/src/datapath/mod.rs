@@ -11,16 +11,20 @@
 //! sender and a receiver, that share nothing that is written: lanes and counters belong to one of them, the forwarding table
 //! is a snapshot behind a pointer. Control reaches them by `Datapath`, they reach control by `ControlInput`.
 
+pub mod busy_poll;
 pub mod checksum;
 pub mod control;
 pub mod counters;
 pub mod cut;
 pub mod drops;
 pub mod frame;
+mod inbound;
 pub mod keys;
+pub mod load;
 pub mod mtu;
 pub mod neighbour;
 pub mod open;
+mod outbound;
 pub mod questions;
 pub mod reassembly;
 pub mod rebuild;
@@ -31,6 +35,7 @@ pub mod seal;
 pub mod send;
 mod shards;
 pub mod socket;
+mod steering;
 pub mod table;
 pub mod tap;
 #[cfg(test)]
@@ -42,12 +47,11 @@ pub mod wire;
 mod worker;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
@@ -66,32 +70,26 @@ use receive::{Receiver, ReceiverOrder};
 use seal::SealingLane;
 use send::{Sender, SenderOrder};
 use wake::Mailbox;
-use worker::{ControlSink, Shared};
+use worker::{ControlSink, Hands, Shared, Worker};
 
 use crate::core::mac::Mac;
 
 /// What the hot path is made of.
 pub struct DatapathConfig {
-    /// The TAP device; one queue for each socket.
+    /// The TAP device; the worker serves all its queues in turn.
     pub tap: TapDevice,
-    /// Bound sockets (`socket::bind`), one for each worker. For now exactly one.
-    pub sockets: Vec<UdpSocket>,
+    /// A bound socket (`socket::bind`).
+    pub socket: UdpSocket,
     /// MTU of the underlay at the start, from which the longest datagram follows. Too large: datagrams are fragmented by IP. Too
     /// small: more datagrams than needed, and full-size frames travel in pieces.
     pub underlay_mtu: usize,
+    /// How long a worker looks on after its last frame before it sleeps (`busy_poll`); zero: not at all.
+    pub look: Duration,
 }
 
 /// What starting the hot path, or giving it a key, can meet.
 #[derive(Debug, thiserror::Error)]
 pub enum DatapathError {
-    /// Our bug: queues and sockets must come in pairs, and for now one.
-    #[error("the hot path runs one worker (got {queues} queue(s) and {sockets} socket(s), want 1 each)")]
-    WorkersUnsupported {
-        /// TAP queues given.
-        queues: usize,
-        /// Sockets given.
-        sockets: usize,
-    },
     /// The kernel refused a descriptor, a thread or a socket address.
     #[error("cannot start the hot path")]
     StartFailed(#[from] io::Error),
@@ -130,11 +128,7 @@ impl Datapath {
         control: impl Fn(ControlInput) + Send + Sync + 'static,
     ) -> Result<Datapath, DatapathError> {
         let udp = config.tap.udp_segmentation();
-        let (mut queues, mut sockets) = (config.tap.into_queues(), config.sockets);
-        let (1, 1) = (queues.len(), sockets.len()) else {
-            return Err(DatapathError::WorkersUnsupported { queues: queues.len(), sockets: sockets.len() });
-        };
-        let (tap, socket): (File, UdpSocket) = (queues.remove(0), sockets.remove(0));
+        let (queues, socket) = (config.tap.into_queues(), config.socket);
         let start = Instant::now();
         let underlay = mtu::Underlay::of(socket.local_addr()?);
         let mut datapath = Datapath {
@@ -154,11 +148,16 @@ impl Datapath {
         let control: ControlSink = Arc::new(control);
         let sender = Sender::new(limit, start, Arc::clone(&datapath.sender_counters));
         let receiver = Receiver::new(udp, start, Arc::clone(&datapath.receiver_counters));
-        let shared = datapath.share(&datapath.sender, &datapath.sender_counters, &control);
-        let (tap_copy, socket_copy) = (tap.try_clone()?, socket.try_clone()?);
-        datapath.spawn("weave-send", move || worker::run_sender(&shared, sender, &tap_copy, &socket_copy))?;
-        let shared = datapath.share(&datapath.receiver, &datapath.receiver_counters, &control);
-        datapath.spawn("weave-receive", move || worker::run_receiver(&shared, receiver, &tap, &socket))?;
+        let worker = Worker {
+            sending: datapath.share(&datapath.sender, &datapath.sender_counters, &control),
+            receiving: datapath.share(&datapath.receiver, &datapath.receiver_counters, &control),
+            queues,
+            socket,
+            look: config.look,
+            call: Mailbox::new()?,
+            hands: Hands::default(),
+        };
+        datapath.spawn("weave-worker", move || worker.run(sender, receiver))?;
         Ok(datapath)
     }
 
@@ -319,7 +318,6 @@ impl Datapath {
 
     fn end(&mut self) {
         self.sender.stop();
-        self.receiver.stop();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a hot path thread had panicked");

@@ -247,6 +247,11 @@ impl ReceiveBuffers {
         Ok(Round { reads: count - truncated, truncated })
     }
 
+    /// Bytes that the last round brought.
+    pub fn bytes(&self) -> usize {
+        self.filled.iter().map(|filled| filled.len).sum()
+    }
+
     /// What the last round brought.
     pub fn received(&mut self) -> impl Iterator<Item = Received<'_>> {
         self.buffers.iter_mut().zip(&self.filled).filter_map(|(buffer, filled)| {
@@ -338,7 +343,7 @@ mod tests {
 
     use super::super::keys::{Cipher, LaneId, TxLaneKey};
     use super::super::seal::{Outbox, SealingLane};
-    use super::super::wake::Mailbox;
+    use super::super::wake;
     use super::*;
 
     #[test]
@@ -373,11 +378,11 @@ mod tests {
         }
         outbox.send(&mut sink);
         assert_eq!(sent.len(), 4);
-        let mailbox = Mailbox::<()>::new().expect("eventfd");
         let mut buffers = ReceiveBuffers::default();
         let mut got: Vec<Vec<u8>> = Vec::new();
         while got.len() < sent.len() {
-            mailbox.poll(there.as_fd(), Timespec { tv_sec: 10, tv_nsec: 0 }).expect("poll");
+            wake::poll(&mut [wake::readable(there.as_fd())], Timespec { tv_sec: 10, tv_nsec: 0 })
+                .expect("poll");
             let round = buffers.read(there.as_fd()).expect("datagrams within ten seconds");
             assert_eq!(round.truncated, 0);
             for received in buffers.received() {

@@ -10,6 +10,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 
 use super::rebuild::UdpSegmentation;
+use super::steering;
 
 /// `IFF_` flags as they fit into `ifr_flags`, which is a signed 16-bit field.
 const IFF_TAP: u16 = 0x0002;
@@ -17,13 +18,18 @@ const IFF_MULTI_QUEUE: u16 = 0x0100;
 const IFF_NO_PI: u16 = 0x1000;
 const IFF_VNET_HDR: u16 = 0x4000;
 
-/// How many queues, each with a descriptor and a worker of its own, a device has.
+/// How many queues, each with a descriptor of its own, a device has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Queues {
-    /// One: nothing is reordered, and nothing is steered.
+    /// One, in which all flows wait for each other.
     Single,
-    /// Several; the kernel keeps a flow on one queue.
-    Several(u8),
+    /// Several; a flow stays in one of them (`steering`). Where the kernel does not let us say in which, there is only one.
+    Several {
+        /// So many.
+        count: u8,
+        /// Decides which flows share a queue.
+        seed: u32,
+    },
 }
 
 /// What opening the device can meet.
@@ -70,7 +76,7 @@ impl TapDevice {
         }
         let (count, multi) = match queues {
             Queues::Single => (1, 0),
-            Queues::Several(count) => (count.max(1), IFF_MULTI_QUEUE),
+            Queues::Several { count, .. } => (count.max(1), IFF_MULTI_QUEUE),
         };
         let mut device =
             TapDevice { name: name.to_owned(), queues: Vec::new(), udp: UdpSegmentation::Missing };
@@ -87,6 +93,12 @@ impl TapDevice {
             device.udp = set_offloads(&file)
                 .map_err(|source| TapError::OffloadRefused { name: name.to_owned(), source })?;
             device.queues.push(file);
+        }
+        if let Queues::Several { seed, .. } = queues
+            && let Err(error) = steering::attach(&device.queues[0], seed)
+        {
+            tracing::warn!(%error, "flows wait for each other: the kernel takes no program that keeps them apart");
+            device.queues.truncate(1);
         }
         Ok(device)
     }

@@ -8,6 +8,19 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
+/// Looks which of the descriptors can be read, after waiting for that until `timeout` has passed.
+pub fn poll(fds: &mut [PollFd<'_>], timeout: Timespec) -> io::Result<()> {
+    match rustix::event::poll(fds, Some(&timeout)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A descriptor to be looked at by `poll`.
+pub fn readable(fd: BorrowedFd<'_>) -> PollFd<'_> {
+    PollFd::from_borrowed_fd(fd, PollFlags::IN)
+}
+
 /// Orders for one thread. Unbounded: only our own control plane writes, a few orders for each session.
 pub struct Mailbox<T> {
     orders: Mutex<Vec<T>>,
@@ -58,13 +71,15 @@ impl<T> Mailbox<T> {
         std::mem::take(&mut *self.orders.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Sleeps until `fd` can be read, there are orders, or `timeout` has passed.
-    pub fn poll(&self, fd: BorrowedFd<'_>, timeout: Timespec) -> io::Result<()> {
-        let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN), PollFd::new(&self.event, PollFlags::IN)];
-        match rustix::event::poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+    /// Wakes the thread without an order.
+    pub fn nudge(&self) {
+        self.waiting.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// What becomes readable when there are orders.
+    pub fn event(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
     }
 
     fn wake(&self) {
@@ -84,10 +99,20 @@ mod tests {
         assert_eq!(mailbox.take(), Vec::<u8>::new());
         mailbox.send(1);
         mailbox.send(2);
-        mailbox.poll(silent.as_fd(), Timespec { tv_sec: 60, tv_nsec: 0 }).expect("poll");
+        let ready = |timeout| {
+            let mut fds = [readable(silent.as_fd()), readable(mailbox.event())];
+            poll(&mut fds, timeout).expect("poll");
+            fds.map(|fd| !fd.revents().is_empty())
+        };
+        let (long, short) = (Timespec { tv_sec: 60, tv_nsec: 0 }, Timespec { tv_sec: 0, tv_nsec: 1 });
+        assert_eq!(ready(long), [false, true]);
         assert_eq!(mailbox.take(), [1, 2]);
         assert_eq!(mailbox.take(), Vec::<u8>::new());
-        mailbox.poll(silent.as_fd(), Timespec { tv_sec: 0, tv_nsec: 1 }).expect("poll");
+        assert_eq!(ready(short), [false, false]);
+        mailbox.nudge();
+        assert_eq!(ready(long), [false, true]);
+        assert_eq!(mailbox.take(), Vec::<u8>::new());
+        assert_eq!(ready(short), [false, false]);
         mailbox.stop();
         assert!(mailbox.is_stopped());
     }

@@ -1,266 +1,244 @@
-//! The two threads of a worker: loops around system calls. What is decided is decided in `send` and `receive`.
+//! The threads of a worker: loops around `Inbound` and `Outbound`, and who serves which of them.
+//!
+//! One thread serves both directions while it finds rest; under load a second one takes the socket (`load`).
 
 use std::fs::File;
-use std::io::{self, IoSlice, Read, Write};
-use std::net::{SocketAddr, UdpSocket};
+use std::io;
+use std::net::UdpSocket;
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Cache};
-use rustix::event::Timespec;
+use rustix::event::{PollFd, Timespec};
 
+use super::busy_poll::{BusyPoll, Idle};
 use super::control::ControlInput;
 use super::counters::ThreadCounters;
-use super::drops::DropReason;
-use super::receive::{Receiver, ReceiverIo, ReceiverOrder};
-use super::seal::SealedTrain;
-use super::send::{Sender, SenderIo, SenderOrder};
-use super::socket::{self, Family, ReceiveBuffers};
+use super::inbound::Inbound;
+use super::load::{FirstLoad, SecondLoad};
+use super::outbound::Outbound;
+use super::receive::{Receiver, ReceiverOrder};
+use super::send::{Sender, SenderOrder};
 use super::table::EndpointTable;
-use super::virtio;
-use super::wake::Mailbox;
-
-/// Frames read from the TAP device before what was collected is sent: enough to fill records with small frames, little enough
-/// that the first of them does not wait longer than some ten microseconds.
-const FRAME_BATCH: usize = 64;
-
-/// The longest frame: 65,535 bytes of IP packet behind an Ethernet header with two tags, and the virtio header.
-const FRAME_BUFFER: usize = virtio::LEN + 22 + 65_535;
+use super::wake::{self, Mailbox};
 
 /// How long a thread sleeps when nothing happens; it then looks after what waits for sessions.
 const TICK: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
-/// Segments of one send on kernels that refuse `mtu::MAX_SEGMENTS` (`UDP_MAX_SEGMENTS` before Linux 6.9).
-const OLD_MAX_SEGMENTS: usize = 64;
+/// As `TICK`, while the TAP device is down: `outbound::DOWN`.
+const DOWN_TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+
+/// How long the second thread sleeps before it looks back whether it is needed: `load::WINDOW`.
+const WINDOW_TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 4_000_000 };
+
+/// The second thread sleeps until it is called; this is only how long one poll lasts.
+const LONG: Timespec = Timespec { tv_sec: 3_600, tv_nsec: 0 };
+
+/// Nice value of the threads. They do what the kernel does for other networks ahead of all processes; at the priority of the
+/// containers' processes, a frame waits for several of their time slices on its way (docs/performance.md).
+const NICE: i32 = -10;
 
 /// Takes messages to the control plane; does not block.
 pub(super) type ControlSink = Arc<dyn Fn(ControlInput) + Send + Sync>;
 
-/// What both threads of a worker share with the control plane.
+/// What one direction of a worker shares with the control plane.
 pub(super) struct Shared<T> {
     /// The forwarding table.
     pub table: Arc<ArcSwap<EndpointTable>>,
     /// Orders.
     pub mailbox: Arc<Mailbox<T>>,
-    /// Counters of the thread.
+    /// Counters of the direction.
     pub counters: Arc<ThreadCounters>,
     /// Where messages to control go.
     pub control: ControlSink,
 }
 
-/// From the TAP device to the socket, until the mailbox says stop.
-pub(super) fn run_sender(
-    shared: &Shared<SenderOrder>,
-    mut sender: Sender,
-    tap: &File,
-    socket: &UdpSocket,
-) -> io::Result<()> {
-    let mut table = Cache::new(Arc::clone(&shared.table));
-    let mut io = TapToSocket {
-        tap,
-        socket,
-        family: Family::of(socket)?,
-        counters: &shared.counters,
-        control: &shared.control,
-        offload: SendOffload::Segments(super::mtu::MAX_SEGMENTS),
-    };
-    let mut buffer = vec![0; FRAME_BUFFER];
-    let mut tick = Instant::now();
-    while !shared.mailbox.is_stopped() {
-        let now = Instant::now();
-        for order in shared.mailbox.take() {
-            sender.handle_order(order, now, &mut io);
-        }
-        let table = table.load();
-        sender.answer_open(table, now, &mut io);
-        let mut idle = false;
-        for _ in 0..FRAME_BATCH {
-            match (&mut &*tap).read(&mut buffer) {
-                Ok(length) => {
-                    shared.counters.reads.add(1);
-                    match buffer[..length].split_first_chunk_mut() {
-                        Some((header, frame)) => {
-                            sender.handle_frame(table, virtio::Header::parse(header), frame, now, &mut io);
-                        }
-                        None => shared.counters.dropped(DropReason::FrameTooShort, 1),
+/// What a turn of one direction found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Frames: so much `load::work`.
+    Moved(u64),
+    /// Something, but no frames: nothing to stay awake for.
+    Controlled,
+    /// Nothing.
+    Idle,
+}
+
+/// The queues of a TAP device, a socket, and what is between them.
+pub(super) struct Worker {
+    /// Of the way from containers to peers.
+    pub sending: Shared<SenderOrder>,
+    /// Of the way from peers to containers.
+    pub receiving: Shared<ReceiverOrder>,
+    /// The queues of the TAP device, at least one.
+    pub queues: Vec<File>,
+    /// The socket.
+    pub socket: UdpSocket,
+    /// How long the first thread looks on before it sleeps.
+    pub look: Duration,
+    /// Calls the second thread.
+    pub call: Mailbox<()>,
+    /// What the threads tell each other.
+    pub hands: Hands,
+}
+
+/// What the two threads of a worker tell each other.
+#[derive(Default)]
+pub(super) struct Hands {
+    /// Whether the second thread serves the socket, or is called to.
+    helped: AtomicBool,
+    /// `load::work` that both have done.
+    done: AtomicU64,
+}
+
+impl Hands {
+    fn is_helped(&self) -> bool {
+        self.helped.load(Ordering::Acquire)
+    }
+
+    fn set_helped(&self, helped: bool) {
+        self.helped.store(helped, Ordering::Release);
+    }
+
+    fn add_done(&self, work: u64) {
+        self.done.fetch_add(work, Ordering::Relaxed);
+    }
+
+    fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+}
+
+impl Worker {
+    /// Carries frames until the sender's mailbox says stop.
+    pub(super) fn run(&self, sender: Sender, receiver: Receiver) -> io::Result<()> {
+        let outbound = Outbound::new(&self.sending, sender, &self.queues, &self.socket, Instant::now())?;
+        let inbound = Mutex::new(Inbound::new(&self.receiving, receiver, &self.queues[0], &self.socket));
+        std::thread::scope(|scope| {
+            let second = std::thread::Builder::new().name("weave-second".to_owned());
+            second.spawn_scoped(scope, || self.second(&inbound))?;
+            let result = self.first(outbound, &inbound);
+            self.call.stop();
+            result
+        })
+    }
+
+    fn first<'a>(&'a self, mut outbound: Outbound<'a>, inbound: &Mutex<Inbound<'a>>) -> io::Result<()> {
+        go_ahead();
+        let mut table = Cache::new(Arc::clone(&self.sending.table));
+        let mut poll = BusyPoll::new(self.look, Instant::now());
+        let mut load = FirstLoad::new(Instant::now());
+        let mut mine = Some(locked(inbound));
+        let mut doors = self.doors();
+        while !self.sending.mailbox.is_stopped() {
+            let now = Instant::now();
+            let mut turn = outbound.turn(table.load(), now)?;
+            match &mut mine {
+                Some(inbound) => turn = turn.and(inbound.turn(table.load(), now)?),
+                None if self.hands.is_helped() => {}
+                None => {
+                    mine = Some(locked(inbound));
+                    continue;
+                }
+            }
+            match turn {
+                Turn::Moved(work) => {
+                    poll.moved(now);
+                    self.hands.add_done(work);
+                    if mine.is_some() && load.is_too_much(now) {
+                        mine = None;
+                        self.hands.set_helped(true);
+                        self.call.nudge();
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    idle = true;
-                    break;
+                Turn::Controlled => {}
+                Turn::Idle => {
+                    load.rested(now);
+                    match poll.idle(now) {
+                        Idle::LookAgain if mine.is_some() => std::thread::yield_now(),
+                        Idle::LookAgain | Idle::Sleep => self.sleep(&mut doors, &outbound, mine.is_some())?,
+                    }
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The device is down, which ends when somebody sets it up again.
-                Err(error) if error.raw_os_error() == Some(libc::EIO) => {
-                    std::thread::sleep(Duration::from_millis(50));
-                    idle = true;
-                    break;
-                }
-                Err(error) => return Err(error),
             }
         }
-        sender.flush(now, &mut io);
-        if now.saturating_duration_since(tick) >= Duration::from_secs(1) {
-            tick = now;
-            sender.handle_timeout(now);
-        }
-        if idle {
-            shared.mailbox.poll(tap.as_fd(), TICK)?;
-        }
+        Ok(())
     }
-    Ok(())
-}
 
-/// From the socket to the TAP device, until the mailbox says stop.
-pub(super) fn run_receiver(
-    shared: &Shared<ReceiverOrder>,
-    mut receiver: Receiver,
-    tap: &File,
-    socket: &UdpSocket,
-) -> io::Result<()> {
-    let mut table = Cache::new(Arc::clone(&shared.table));
-    let mut io = SocketToTap { tap, counters: &shared.counters, control: &shared.control };
-    let mut buffers = ReceiveBuffers::default();
-    while !shared.mailbox.is_stopped() {
-        let round = buffers.read(socket.as_fd());
-        // After the read: a datagram on a lane that control installed before it was sent must find the lane.
-        for order in shared.mailbox.take() {
-            receiver.handle_order(order);
-        }
-        match round {
-            Ok(round) => {
-                shared.counters.reads.add(round.reads);
-                shared.counters.dropped(DropReason::DatagramTruncated, round.truncated);
-                receiver.handle_batch(table.load(), buffers.received(), Instant::now(), &mut io);
+    /// The first thread waits for what it serves.
+    fn sleep(&self, fds: &mut [PollFd<'_>], outbound: &Outbound<'_>, serves_socket: bool) -> io::Result<()> {
+        let queues = self.queues.len();
+        let first = if outbound.is_down() { queues } else { 0 };
+        let end = if serves_socket { fds.len() } else { queues + 1 };
+        wake::poll(&mut fds[first..end], if outbound.is_down() { DOWN_TICK } else { TICK })
+    }
+
+    /// All that the first thread may wait for: the queues, its orders, the socket, the orders for that.
+    fn doors(&self) -> Vec<PollFd<'_>> {
+        let queues = self.queues.iter().map(AsFd::as_fd);
+        let rest = [self.sending.mailbox.event(), self.socket.as_fd(), self.receiving.mailbox.event()];
+        queues.chain(rest).map(wake::readable).collect()
+    }
+
+    /// Waits to be called, and helps until it is not needed any more.
+    fn second(&self, inbound: &Mutex<Inbound<'_>>) {
+        go_ahead();
+        while !self.call.is_stopped() {
+            self.call.take();
+            if self.hands.is_helped() {
+                // Whatever is wrong with the socket, the first thread is going to meet it.
+                let _ = self.help(&mut locked(inbound));
+                self.hands.set_helped(false);
+                self.sending.mailbox.nudge();
+            } else if let Err(error) = wake::poll(&mut [wake::readable(self.call.event())], LONG) {
+                tracing::error!(%error, "second thread of the hot path ended");
+                return;
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                shared.mailbox.poll(socket.as_fd(), TICK)?;
+        }
+    }
+
+    fn help(&self, inbound: &mut Inbound<'_>) -> io::Result<()> {
+        let mut table = Cache::new(Arc::clone(&self.receiving.table));
+        let mut load = SecondLoad::new(Instant::now(), self.hands.done());
+        while !self.call.is_stopped() {
+            let now = Instant::now();
+            match inbound.turn(table.load(), now)? {
+                Turn::Moved(work) => self.hands.add_done(work),
+                Turn::Controlled => {}
+                Turn::Idle => {
+                    let fds = [self.socket.as_fd(), self.receiving.mailbox.event()];
+                    wake::poll(&mut fds.map(wake::readable), WINDOW_TICK)?;
+                }
             }
-            // The socket reports here what an earlier send met. It concerns no datagram that arrived.
-            Err(error) if is_passing(&error) => {}
-            Err(error) => return Err(error),
+            if load.is_spare(now, self.hands.done()) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Turn {
+    /// What both directions found.
+    fn and(self, other: Turn) -> Turn {
+        match (self, other) {
+            (Turn::Moved(one), Turn::Moved(two)) => Turn::Moved(one + two),
+            (Turn::Moved(work), _) | (_, Turn::Moved(work)) => Turn::Moved(work),
+            (Turn::Controlled, _) | (_, Turn::Controlled) => Turn::Controlled,
+            (Turn::Idle, Turn::Idle) => Turn::Idle,
         }
     }
-    Ok(())
 }
 
-/// How sends are cut into datagrams.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum SendOffload {
-    /// By the kernel, so many at most.
-    Segments(usize),
-    /// By us: the egress device cannot complete checksums, so the kernel refuses.
-    None,
-}
-
-struct TapToSocket<'a> {
-    tap: &'a File,
-    socket: &'a UdpSocket,
-    family: Family,
-    counters: &'a ThreadCounters,
-    control: &'a ControlSink,
-    offload: SendOffload,
-}
-
-impl TapToSocket<'_> {
-    fn send_group(&mut self, to: SocketAddr, train: SealedTrain<'_>) -> Result<(), DropReason> {
-        self.counters.writes.add(1);
-        socket::send_train(self.socket.as_fd(), to, train).map_err(|error| reason_of(&error))
-    }
-
-    fn send_singly(&mut self, to: SocketAddr, train: SealedTrain<'_>) -> Result<(), DropReason> {
-        let mut result = Ok(());
-        for single in train.groups(1) {
-            self.counters.single_sends.add(1);
-            result = result.and(self.send_group(to, single));
-        }
-        result
+/// Puts the calling thread ahead of others. On Linux the nice value belongs to the thread.
+fn go_ahead() {
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::debug!(%error, "the hot path runs at the priority of others");
     }
 }
 
-impl SenderIo for TapToSocket<'_> {
-    fn send(&mut self, to: SocketAddr, train: SealedTrain<'_>) -> Result<(), DropReason> {
-        let to = self.family.reach(to);
-        let SendOffload::Segments(most) = self.offload else { return self.send_singly(to, train) };
-        let mut result = Ok(());
-        for group in train.groups(most) {
-            self.counters.writes.add(1);
-            let Err(error) = socket::send_train(self.socket.as_fd(), to, group) else { continue };
-            let outcome = match error.raw_os_error() {
-                Some(libc::EINVAL) if group.count() > OLD_MAX_SEGMENTS => {
-                    self.offload = SendOffload::Segments(OLD_MAX_SEGMENTS);
-                    SenderIo::send(self, to, group)
-                }
-                Some(libc::EIO) if group.count() > 1 => {
-                    self.offload = SendOffload::None;
-                    self.send_singly(to, group)
-                }
-                // Segments longer than the path's MTU cannot be offloaded; one by one the kernel fragments them.
-                Some(libc::EINVAL | libc::EMSGSIZE) if group.count() > 1 => self.send_singly(to, group),
-                _ => Err(reason_of(&error)),
-            };
-            result = result.and(outcome);
-        }
-        result
-    }
-
-    fn answer(&mut self, frame: &[u8]) -> Result<(), DropReason> {
-        let header = virtio::Header::default().emit();
-        write_frame(self.tap, &[IoSlice::new(&header), IoSlice::new(frame)])
-    }
-
-    fn control(&mut self, input: ControlInput) {
-        (self.control)(input);
-    }
-}
-
-struct SocketToTap<'a> {
-    tap: &'a File,
-    counters: &'a ThreadCounters,
-    control: &'a ControlSink,
-}
-
-impl ReceiverIo for SocketToTap<'_> {
-    fn write(&mut self, parts: &[IoSlice<'_>]) -> Result<(), DropReason> {
-        self.counters.writes.add(1);
-        write_frame(self.tap, parts)
-    }
-
-    fn control(&mut self, input: ControlInput) {
-        (self.control)(input);
-    }
-}
-
-fn write_frame(mut tap: &File, parts: &[IoSlice<'_>]) -> Result<(), DropReason> {
-    tap.write_vectored(parts).map(|_| ()).map_err(|_| DropReason::TapWriteFailed)
-}
-
-fn reason_of(error: &io::Error) -> DropReason {
-    match error.raw_os_error() {
-        Some(libc::EMSGSIZE) => DropReason::PathTooNarrow,
-        _ if is_passing(error) => DropReason::SendRefused,
-        _ => DropReason::SendFailed,
-    }
-}
-
-/// Errors that say something about the network, not about the socket.
-fn is_passing(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(
-            libc::ECONNREFUSED
-                | libc::EHOSTUNREACH
-                | libc::ENETUNREACH
-                | libc::EHOSTDOWN
-                | libc::ENETDOWN
-                | libc::ENOPROTOOPT
-                | libc::EPROTO
-                | libc::EACCES
-                | libc::EPERM
-                | libc::EINTR
-                | libc::ENOBUFS
-                | libc::ENOMEM
-        )
-    )
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic in one thread is one of the worker.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod attach;
+pub mod busy_polling;
 pub mod config;
 pub mod engine;
 pub mod kernel;

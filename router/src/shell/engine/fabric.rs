@@ -27,6 +27,9 @@ const DEFAULT_RANGE: &str = "10.32.0.0/12";
 /// Frames that wait between the bridge and this router. The queue counts frames of up to 64 KiB, so a long one is a standing queue of
 /// milliseconds; a short one loses bursts of small frames (with 128, a window of 256 small frames lost a quarter).
 pub const TAP_QUEUE_LENGTH: u32 = 512;
+/// Queues of the TAP device. A flow that waits for none of the others has its queue for itself with this chance less one; each costs a
+/// descriptor and some nanoseconds a turn.
+const TAP_QUEUES: u8 = 8;
 /// Longest wait for the heir of a router that leaves to confirm its new space.
 const HANDOVER_DEADLINE: std::time::Duration = std::time::Duration::from_secs(3);
 /// Time for goodbyes to leave before the sockets close.
@@ -220,10 +223,16 @@ impl Engine {
                 "weaved needs root (CAP_NET_ADMIN), /dev/net/tun and a free UDP port (--listen)",
             )
         };
-        let tap = TapDevice::open(&self.config.tap_name(), Queues::Single).map_err(|error| start(&error))?;
+        let queues = Queues::Several { count: TAP_QUEUES, seed: u32::from_ne_bytes(random::bytes()) };
+        let tap = TapDevice::open(&self.config.tap_name(), queues).map_err(|error| start(&error))?;
         let socket = datapath::socket::bind(listen).map_err(|error| start(&error))?;
         let path_mtu = self.path_mtu(underlay_mtu);
-        let config = DatapathConfig { tap, sockets: vec![socket], underlay_mtu: path_mtu as usize };
+        let config = DatapathConfig {
+            tap,
+            socket,
+            underlay_mtu: path_mtu as usize,
+            look: self.config.busy_poll.look(),
+        };
         let sender = self.input_sender.clone();
         // A full queue drops, as a full socket buffer would; whoever sent repeats.
         let input = move |input| drop(sender.try_send(input));
