@@ -13,8 +13,7 @@ use super::load::work;
 use super::outbound::is_passing;
 use super::receive::{Receiver, ReceiverIo, ReceiverOrder};
 use super::socket::ReceiveBuffers;
-use super::table::EndpointTable;
-use super::worker::{ControlSink, Shared, Turn};
+use super::worker::{ControlSink, Shared, Table, Turn};
 
 /// The receiver with its descriptors.
 pub(super) struct Inbound<'a> {
@@ -38,7 +37,7 @@ impl<'a> Inbound<'a> {
     }
 
     /// One round of reading, and orders. Everything is written when it returns.
-    pub(super) fn turn(&mut self, table: &EndpointTable, now: Instant) -> io::Result<Turn> {
+    pub(super) fn turn(&mut self, table: &mut Table, now: Instant) -> io::Result<Turn> {
         let round = self.buffers.read(self.socket.as_fd());
         // After the read: a datagram on a lane that control installed before it was sent must find the lane.
         for order in self.shared.mailbox.take() {
@@ -50,7 +49,7 @@ impl<'a> Inbound<'a> {
                 let before = counters.writes.read();
                 counters.reads.add(round.reads);
                 counters.dropped(DropReason::DatagramTruncated, round.truncated);
-                self.receiver.handle_batch(table, self.buffers.received(), now, &mut self.io);
+                self.receiver.handle_batch(table.load(), self.buffers.received(), now, &mut self.io);
                 match counters.writes.read() - before {
                     0 => Ok(Turn::Controlled),
                     frames => Ok(Turn::Moved(work(frames as usize, self.buffers.bytes()))),

@@ -28,50 +28,58 @@ pub fn work(frames: usize, bytes: usize) -> u64 {
 }
 
 /// What the first thread keeps in mind.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct FirstLoad {
-    rested: Instant,
+    /// Since when it has moved frames without rest.
+    busy_since: Option<Instant>,
 }
 
 impl FirstLoad {
-    /// Begins rested.
-    pub fn new(now: Instant) -> FirstLoad {
-        FirstLoad { rested: now }
+    /// It found nothing to do, or has been relieved.
+    pub fn rested(&mut self) {
+        self.busy_since = None;
     }
 
-    /// It found nothing to do.
-    pub fn rested(&mut self, now: Instant) {
-        self.rested = now;
+    /// It moved frames. Returns whether the second thread is needed.
+    pub fn moved(&mut self, now: Instant) -> bool {
+        let since = *self.busy_since.get_or_insert(now);
+        now.saturating_duration_since(since) >= NO_REST
     }
+}
 
-    /// Whether the second thread is needed.
-    pub fn is_too_much(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.rested) >= NO_REST
-    }
+/// What both threads have done, counted from anywhere.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Done {
+    /// `work` of both threads.
+    pub work: u64,
+    /// How often the first thread found nothing to do.
+    pub rests: u64,
 }
 
 /// What the second thread keeps in mind while it helps.
 #[derive(Debug)]
 pub struct SecondLoad {
     from: Instant,
-    /// Work of both threads when the window began.
-    done: u64,
+    /// When the window began.
+    done: Done,
 }
 
 impl SecondLoad {
-    /// Begins a window. `done` is the work of both threads until now, counted from anywhere.
-    pub fn new(now: Instant, done: u64) -> SecondLoad {
+    /// Begins a window.
+    pub fn new(now: Instant, done: Done) -> SecondLoad {
         SecondLoad { from: now, done }
     }
 
-    /// Whether the first thread can do without it. Asked at any time; answers yes only when a window ends.
-    pub fn is_spare(&mut self, now: Instant, done: u64) -> bool {
+    /// Whether the first thread can do without it. Asked at any time; answers yes only when a window ends in which the first
+    /// thread rested: it may have little to do and yet be held up, by a socket whose buffer is full.
+    pub fn is_spare(&mut self, now: Instant, done: Done) -> bool {
         let window = now.saturating_duration_since(self.from);
         if window < WINDOW {
             return false;
         }
         let micros = u64::try_from(window.as_micros()).unwrap_or(u64::MAX);
-        let spare = done.wrapping_sub(self.done) < ENOUGH / 1_000_000 * micros;
+        let little = done.work.wrapping_sub(self.done.work) < ENOUGH / 1_000_000 * micros;
+        let spare = little && done.rests != self.done.rests;
         *self = SecondLoad::new(now, done);
         spare
     }
@@ -82,36 +90,59 @@ mod tests {
     use super::*;
 
     const STEP: Duration = Duration::from_micros(100);
+    const STREAM: u64 = 3_000_000;
+
+    fn done(work: u64, rests: u64) -> Done {
+        Done { work, rests }
+    }
 
     #[test]
     fn first_calls_after_a_millisecond_without_rest_and_not_before() {
         let start = Instant::now();
-        let mut load = FirstLoad::new(start);
-        assert!(!load.is_too_much(start + NO_REST - STEP));
-        assert!(load.is_too_much(start + NO_REST));
-        load.rested(start + NO_REST);
-        assert!(!load.is_too_much(start + NO_REST + STEP));
+        let mut load = FirstLoad::default();
+        assert!(!load.moved(start));
+        assert!(!load.moved(start + NO_REST - STEP));
+        assert!(load.moved(start + NO_REST));
+        load.rested();
+        assert!(!load.moved(start + NO_REST + STEP));
+    }
+
+    #[test]
+    fn sleep_is_not_work() {
+        let start = Instant::now();
+        let mut load = FirstLoad::default();
+        load.moved(start);
+        load.rested();
+        assert!(!load.moved(start + Duration::from_secs(1)), "one frame after a second of silence");
     }
 
     #[test]
     fn second_stays_while_there_is_work_for_two() {
-        let (exchange, stream) = (work(160, 160 * 100), work(50, 50 * 57_000));
-        for (done, spare) in [(0, true), (exchange, true), (stream, false)] {
+        let exchange = work(160, 160 * 100);
+        for (total, spare) in [(0, true), (exchange, true), (STREAM, false)] {
             let start = Instant::now();
-            let mut load = SecondLoad::new(start, 7);
+            let mut load = SecondLoad::new(start, done(7, 0));
             let answers: Vec<bool> = (1..=40)
-                .map(|step| load.is_spare(start + STEP * step, 7 + done * u64::from(step) / 40))
+                .map(|step| load.is_spare(start + STEP * step, done(7 + total * u64::from(step) / 40, 1)))
                 .collect();
             assert!(answers[..39].iter().all(|spare| !spare), "only when the window ends");
-            assert_eq!(answers[39], spare, "{done} in a window");
+            assert_eq!(answers[39], spare, "{total} in a window");
         }
+    }
+
+    #[test]
+    fn second_stays_while_the_first_is_held_up() {
+        let start = Instant::now();
+        let mut load = SecondLoad::new(start, done(0, 5));
+        assert!(!load.is_spare(start + WINDOW, done(0, 5)));
+        assert!(load.is_spare(start + WINDOW * 2, done(0, 6)));
     }
 
     #[test]
     fn windows_follow_each_other() {
         let start = Instant::now();
-        let mut load = SecondLoad::new(start, 0);
-        assert!(!load.is_spare(start + WINDOW, work(50, 2_850_000)));
-        assert!(load.is_spare(start + WINDOW * 2, work(50, 2_850_000)), "quiet since the first window");
+        let mut load = SecondLoad::new(start, done(0, 0));
+        assert!(!load.is_spare(start + WINDOW, done(STREAM, 1)));
+        assert!(load.is_spare(start + WINDOW * 2, done(STREAM, 2)), "quiet since the first window");
     }
 }

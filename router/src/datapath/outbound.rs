@@ -19,7 +19,7 @@ use super::socket::{self, Family};
 use super::table::EndpointTable;
 use super::virtio;
 use super::wake;
-use super::worker::{ControlSink, Shared, Turn};
+use super::worker::{ControlSink, Shared, Table, Turn};
 
 /// Frames read from the TAP device before what was collected is sent: enough to fill records with small frames, little enough
 /// that the first of them does not wait longer than some ten microseconds.
@@ -29,8 +29,8 @@ const FRAME_BATCH: usize = 64;
 /// long: four super-frames, some 200 µs.
 const BATCH_BYTES: usize = 256 << 10;
 
-/// Bytes that a queue may give before it is the next one's turn: a super-frame, the least that there is.
-const QUANTUM: usize = 64 << 10;
+/// A queue that gave so many bytes waits for its next turn: after one super-frame, since there is no less, or many small frames.
+const QUANTUM: usize = 32 << 10;
 
 /// The longest frame: 65,535 bytes of IP packet behind an Ethernet header with two tags, and the virtio header.
 const FRAME_BUFFER: usize = virtio::LEN + 22 + 65_535;
@@ -56,6 +56,8 @@ pub(super) struct Outbound<'a> {
     frame: Vec<u8>,
     /// The queues, to be looked at.
     fds: Vec<PollFd<'a>>,
+    /// The queue whose turn it is.
+    next: usize,
     /// When the sender last looked after what waits.
     tick: Instant,
     down_until: Option<Instant>,
@@ -80,7 +82,7 @@ impl<'a> Outbound<'a> {
         };
         let fds = queues.iter().map(|queue| wake::readable(queue.as_fd())).collect();
         let frame = vec![0; FRAME_BUFFER];
-        Ok(Outbound { shared, sender, queues, io, frame, fds, tick: now, down_until: None })
+        Ok(Outbound { shared, sender, queues, io, frame, fds, next: 0, tick: now, down_until: None })
     }
 
     /// Whether the TAP device was found down a moment ago. Its descriptor is then always ready, with an error.
@@ -89,10 +91,12 @@ impl<'a> Outbound<'a> {
     }
 
     /// Orders, and one batch of frames, sent when it returns.
-    pub(super) fn turn(&mut self, table: &EndpointTable, now: Instant) -> io::Result<Turn> {
+    pub(super) fn turn(&mut self, table: &mut Table, now: Instant) -> io::Result<Turn> {
         for order in self.shared.mailbox.take() {
             self.sender.handle_order(order, now, &mut self.io);
         }
+        // After the orders: one of them may say that the table has changed.
+        let table = table.load();
         self.sender.answer_open(table, now, &mut self.io);
         let turn = match self.down_until {
             Some(until) if now < until => Turn::Idle,
@@ -114,7 +118,9 @@ impl<'a> Outbound<'a> {
         let mut ready = self.ready()?;
         let mut left = Left { frames: FRAME_BATCH, bytes: BATCH_BYTES };
         while ready != 0 {
-            for at in 0..self.queues.len() {
+            for _ in 0..self.queues.len() {
+                let at = self.next;
+                self.next = (at + 1) % self.queues.len();
                 if ready & 1 << at == 0 {
                     continue;
                 }

@@ -1,12 +1,11 @@
 //! The receiver's decisions: what happens to a datagram from the wire. No system calls: they are behind `ReceiverIo`.
 
-use std::hash::RandomState;
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use hashbrown::HashMap;
+use hashbrown::{DefaultHashBuilder, HashMap};
 
 use super::control::ControlInput;
 use super::counters::{ThreadCounters, Traffic};
@@ -62,7 +61,8 @@ struct RxLane {
 pub struct Receiver {
     start: Instant,
     udp: UdpSegmentation,
-    lanes: HashMap<LaneId, RxLane, RandomState>,
+    /// Names are ours to choose, so a fast hash does.
+    lanes: HashMap<LaneId, RxLane, DefaultHashBuilder>,
     reassembly: Reassembly,
     counters: Arc<ThreadCounters>,
 }

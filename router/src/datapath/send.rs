@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hashbrown::HashMap;
+use hashbrown::{DefaultHashBuilder, HashMap};
 
 use super::control::ControlInput;
 use super::counters::{ThreadCounters, Traffic};
@@ -100,7 +100,8 @@ fn answer(
 pub struct Sender {
     start: Instant,
     limit: usize,
-    peers: HashMap<PeerId, TxPeer, RandomState>,
+    /// Ids are hashes of keys, and the seed is ours, so a fast hash does.
+    peers: HashMap<PeerId, TxPeer, DefaultHashBuilder>,
     waiting: WaitingRoom,
     slots: Vec<Slot>,
     next_slot: usize,

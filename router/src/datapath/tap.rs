@@ -17,6 +17,10 @@ const IFF_TAP: u16 = 0x0002;
 const IFF_MULTI_QUEUE: u16 = 0x0100;
 const IFF_NO_PI: u16 = 0x1000;
 const IFF_VNET_HDR: u16 = 0x4000;
+const IFF_TUN_EXCL: u16 = 0x8000;
+
+/// More than a worker can tell apart.
+const MAX_QUEUES: u8 = 64;
 
 /// How many queues, each with a descriptor of its own, a device has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,14 +73,14 @@ pub struct TapDevice {
 }
 
 impl TapDevice {
-    /// Creates the device, or attaches to it if it exists without a user.
+    /// Creates the device. One that exists is refused, since others could then take part of the frames.
     pub fn open(name: &str, queues: Queues) -> Result<TapDevice, TapError> {
         if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.contains(['/', '\0']) {
             return Err(TapError::NameInvalid(name.to_owned()));
         }
         let (count, multi) = match queues {
             Queues::Single => (1, 0),
-            Queues::Several { count, .. } => (count.max(1), IFF_MULTI_QUEUE),
+            Queues::Several { count, .. } => (count.clamp(1, MAX_QUEUES), IFF_MULTI_QUEUE),
         };
         let mut device =
             TapDevice { name: name.to_owned(), queues: Vec::new(), udp: UdpSegmentation::Missing };
@@ -87,7 +91,8 @@ impl TapDevice {
                 .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
                 .open("/dev/net/tun")
                 .map_err(TapError::OpenFailed)?;
-            attach(&file, name, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | multi)
+            let first = if device.queues.is_empty() { IFF_TUN_EXCL } else { 0 };
+            attach(&file, name, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | multi | first)
                 .map_err(|source| TapError::CreateFailed { name: name.to_owned(), source })?;
             // The mask belongs to the device and outlives a detached queue, so each attachment sets it anew.
             device.udp = set_offloads(&file)

@@ -44,8 +44,7 @@ impl<T> Mailbox<T> {
     /// Leaves an order. What arrives on the thread's descriptors after this is handled after the order.
     pub fn send(&self, order: T) {
         self.orders.lock().unwrap_or_else(PoisonError::into_inner).push(order);
-        self.waiting.store(true, Ordering::Release);
-        self.wake();
+        self.nudge();
     }
 
     /// Asks the thread to end.
@@ -64,17 +63,19 @@ impl<T> Mailbox<T> {
         if !self.waiting.load(Ordering::Acquire) {
             return Vec::new();
         }
+        // In the opposite order of `nudge`. Whatever comes between the two, either the flag is up again or the event was read.
+        self.waiting.store(false, Ordering::SeqCst);
         let mut count = [0; 8];
         // Fails only when another wake-up was already read.
         let _ = rustix::io::read(&self.event, &mut count);
-        self.waiting.store(false, Ordering::Release);
         std::mem::take(&mut *self.orders.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Wakes the thread without an order.
     pub fn nudge(&self) {
-        self.waiting.store(true, Ordering::Release);
         self.wake();
+        // After the event: a thread that saw the flag and read no event would find the event later, and nothing to clear it for.
+        self.waiting.store(true, Ordering::SeqCst);
     }
 
     /// What becomes readable when there are orders.

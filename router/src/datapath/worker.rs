@@ -17,7 +17,7 @@ use super::busy_poll::{BusyPoll, Idle};
 use super::control::ControlInput;
 use super::counters::ThreadCounters;
 use super::inbound::Inbound;
-use super::load::{FirstLoad, SecondLoad};
+use super::load::{Done, FirstLoad, SecondLoad};
 use super::outbound::Outbound;
 use super::receive::{Receiver, ReceiverOrder};
 use super::send::{Sender, SenderOrder};
@@ -39,6 +39,9 @@ const LONG: Timespec = Timespec { tv_sec: 3_600, tv_nsec: 0 };
 /// Nice value of the threads. They do what the kernel does for other networks ahead of all processes; at the priority of the
 /// containers' processes, a frame waits for several of their time slices on its way (docs/performance.md).
 const NICE: i32 = -10;
+
+/// A thread's view of the forwarding table.
+pub(super) type Table = Cache<Arc<ArcSwap<EndpointTable>>, Arc<EndpointTable>>;
 
 /// Takes messages to the control plane; does not block.
 pub(super) type ControlSink = Arc<dyn Fn(ControlInput) + Send + Sync>;
@@ -89,8 +92,9 @@ pub(super) struct Worker {
 pub(super) struct Hands {
     /// Whether the second thread serves the socket, or is called to.
     helped: AtomicBool,
-    /// `load::work` that both have done.
-    done: AtomicU64,
+    /// `load::Done`: the work of both, and how often the first found nothing to do.
+    work: AtomicU64,
+    rests: AtomicU64,
 }
 
 impl Hands {
@@ -102,12 +106,16 @@ impl Hands {
         self.helped.store(helped, Ordering::Release);
     }
 
-    fn add_done(&self, work: u64) {
-        self.done.fetch_add(work, Ordering::Relaxed);
+    fn add_work(&self, work: u64) {
+        self.work.fetch_add(work, Ordering::Relaxed);
     }
 
-    fn done(&self) -> u64 {
-        self.done.load(Ordering::Relaxed)
+    fn add_rest(&self) {
+        self.rests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn done(&self) -> Done {
+        Done { work: self.work.load(Ordering::Relaxed), rests: self.rests.load(Ordering::Relaxed) }
     }
 }
 
@@ -129,25 +137,27 @@ impl Worker {
         go_ahead();
         let mut table = Cache::new(Arc::clone(&self.sending.table));
         let mut poll = BusyPoll::new(self.look, Instant::now());
-        let mut load = FirstLoad::new(Instant::now());
+        let mut load = FirstLoad::default();
         let mut mine = Some(locked(inbound));
         let mut doors = self.doors();
         while !self.sending.mailbox.is_stopped() {
             let now = Instant::now();
-            let mut turn = outbound.turn(table.load(), now)?;
+            let mut turn = outbound.turn(&mut table, now)?;
             match &mut mine {
-                Some(inbound) => turn = turn.and(inbound.turn(table.load(), now)?),
+                Some(inbound) => turn = turn.and(inbound.turn(&mut table, now)?),
                 None if self.hands.is_helped() => {}
                 None => {
+                    load.rested();
                     mine = Some(locked(inbound));
                     continue;
                 }
             }
             match turn {
                 Turn::Moved(work) => {
+                    let now = Instant::now();
                     poll.moved(now);
-                    self.hands.add_done(work);
-                    if mine.is_some() && load.is_too_much(now) {
+                    self.hands.add_work(work);
+                    if load.moved(now) && mine.is_some() {
                         mine = None;
                         self.hands.set_helped(true);
                         self.call.nudge();
@@ -155,7 +165,8 @@ impl Worker {
                 }
                 Turn::Controlled => {}
                 Turn::Idle => {
-                    load.rested(now);
+                    load.rested();
+                    self.hands.add_rest();
                     match poll.idle(now) {
                         Idle::LookAgain if mine.is_some() => std::thread::yield_now(),
                         Idle::LookAgain | Idle::Sleep => self.sleep(&mut doors, &outbound, mine.is_some())?,
@@ -193,6 +204,8 @@ impl Worker {
                 self.sending.mailbox.nudge();
             } else if let Err(error) = wake::poll(&mut [wake::readable(self.call.event())], LONG) {
                 tracing::error!(%error, "second thread of the hot path ended");
+                // Without it the socket would not be served under load.
+                self.sending.mailbox.stop();
                 return;
             }
         }
@@ -203,8 +216,8 @@ impl Worker {
         let mut load = SecondLoad::new(Instant::now(), self.hands.done());
         while !self.call.is_stopped() {
             let now = Instant::now();
-            match inbound.turn(table.load(), now)? {
-                Turn::Moved(work) => self.hands.add_done(work),
+            match inbound.turn(&mut table, now)? {
+                Turn::Moved(work) => self.hands.add_work(work),
                 Turn::Controlled => {}
                 Turn::Idle => {
                     let fds = [self.socket.as_fd(), self.receiving.mailbox.event()];
