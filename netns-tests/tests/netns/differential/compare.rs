@@ -163,16 +163,20 @@ impl<'a> Link<'a> {
     }
 }
 
-/// The flow of a frame: what is in order. Everything between two addresses, but for TCP, of which it is a connection.
+/// The flow of a frame: what is in order. Everything between two addresses, but for TCP, of which it is a connection. With other tags it
+/// is another flow, since kernels look for the addresses behind one tag or none.
 fn flow(frame: &[u8]) -> Vec<u8> {
-    let part = |from: usize, length: usize| frame.get(from..from + length).unwrap_or_default();
-    let mut flow = Vec::new();
+    let tags = frame.get(12..).unwrap_or_default().chunks(4);
+    let tags = tags.take_while(|tag| matches!(tag, [0x81, 0x00, _, _] | [0x88, 0xa8, _, _])).count() * 4;
+    let part = |from: usize, length: usize| frame.get(tags + from..tags + from + length).unwrap_or_default();
+    let mut flow = frame.get(12..tags + 14).unwrap_or_default().to_vec();
     match part(12, 2) {
         [0x08, 0x00] => {
             flow.extend(part(26, 8));
-            let whole = part(20, 2).first().is_some_and(|high| high & 0x3f == 0) && part(21, 1) == [0];
-            if part(23, 1) == [6] && whole {
-                flow.extend(part(14 + usize::from(frame[14] & 0xf) * 4, 4));
+            if let (&[6], &[high, 0], &[first]) = (part(23, 1), part(20, 2), part(14, 1))
+                && high & 0x3f == 0
+            {
+                flow.extend(part(14 + usize::from(first & 0xf) * 4, 4));
             }
         }
         [0x86, 0xdd] => {
