@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 const NO_REST: Duration = Duration::from_millis(1);
 
 /// How often the second thread looks back whether it is still needed.
-const WINDOW: Duration = Duration::from_millis(4);
+pub const WINDOW: Duration = Duration::from_millis(4);
 
 /// What a frame costs beyond its bytes, in bytes: a super-frame of 57 kB takes some forty times as long as a small frame.
 const FRAME_WORK: u64 = 1_024;

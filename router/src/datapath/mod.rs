@@ -1,15 +1,16 @@
 //! The hot path: frames from the TAP device to sealed datagrams and back, on threads without tokio.
 //!
 //! ```text
-//!            worker.rs            send.rs            cut.rs, wire.rs       seal.rs       socket.rs
+//!            outbound.rs          send.rs            cut.rs, wire.rs       seal.rs       socket.rs
 //! TAP   →    read a batch    →    where it goes  →   frames to records →   seal     →    one send per peer
 //! TAP   ←    write           ←    may it          ←  rebuild.rs        ←   open     ←    read a batch     ←   UDP
-//!            worker.rs            receive.rs         records to frames     open.rs       socket.rs
+//!            inbound.rs           receive.rs         records to frames     open.rs       socket.rs
 //! ```
 //!
-//! Only `tap`, `socket`, `wake` and `worker` make system calls; the rest is buffers in, buffers out. A worker is two threads, a
-//! sender and a receiver, that share nothing that is written: lanes and counters belong to one of them, the forwarding table
-//! is a snapshot behind a pointer. Control reaches them by `Datapath`, they reach control by `ControlInput`.
+//! Only `tap`, `steering`, `socket`, `wake`, `inbound`, `outbound` and `worker` make system calls; the rest is buffers in, buffers
+//! out. A worker is one thread, and under load a second one that takes the socket (ADR 0007): each direction belongs to one of them
+//! at a time, with its lanes and counters. The forwarding table is a snapshot behind a pointer. Control reaches them by `Datapath`,
+//! they reach control by `ControlInput`.
 
 pub mod busy_poll;
 pub mod checksum;
@@ -31,6 +32,7 @@ pub mod rebuild;
 pub mod receive;
 pub mod replay;
 pub mod rewrite;
+pub mod rota;
 pub mod seal;
 pub mod send;
 mod shards;

@@ -13,6 +13,7 @@ use super::counters::ThreadCounters;
 use super::drops::DropReason;
 use super::inbound::write_frame;
 use super::load::work;
+use super::rota::Rota;
 use super::seal::SealedTrain;
 use super::send::{Sender, SenderIo, SenderOrder};
 use super::socket::{self, Family};
@@ -56,8 +57,7 @@ pub(super) struct Outbound<'a> {
     frame: Vec<u8>,
     /// The queues, to be looked at.
     fds: Vec<PollFd<'a>>,
-    /// The queue whose turn it is.
-    next: usize,
+    rota: Rota,
     /// When the sender last looked after what waits.
     tick: Instant,
     down_until: Option<Instant>,
@@ -82,7 +82,17 @@ impl<'a> Outbound<'a> {
         };
         let fds = queues.iter().map(|queue| wake::readable(queue.as_fd())).collect();
         let frame = vec![0; FRAME_BUFFER];
-        Ok(Outbound { shared, sender, queues, io, frame, fds, next: 0, tick: now, down_until: None })
+        Ok(Outbound {
+            shared,
+            sender,
+            queues,
+            io,
+            frame,
+            fds,
+            rota: Rota::new(queues.len()),
+            tick: now,
+            down_until: None,
+        })
     }
 
     /// Whether the TAP device was found down a moment ago. Its descriptor is then always ready, with an error.
@@ -117,20 +127,13 @@ impl<'a> Outbound<'a> {
     fn read_batch(&mut self, table: &EndpointTable, now: Instant) -> io::Result<Turn> {
         let mut ready = self.ready()?;
         let mut left = Left { frames: FRAME_BATCH, bytes: BATCH_BYTES };
-        while ready != 0 {
-            for _ in 0..self.queues.len() {
-                let at = self.next;
-                self.next = (at + 1) % self.queues.len();
-                if ready & 1 << at == 0 {
-                    continue;
-                }
-                match self.read_queue(at, table, &mut left, now)? {
-                    Rest::More => {}
-                    Rest::Empty => ready &= !(1 << at),
-                }
-                if left.frames == 0 || left.bytes == 0 {
-                    return Ok(left.turn());
-                }
+        while left.frames > 0
+            && left.bytes > 0
+            && let Some(at) = self.rota.next(ready)
+        {
+            match self.read_queue(at, table, &mut left, now)? {
+                Rest::More => {}
+                Rest::Empty => ready &= !(1 << at),
             }
         }
         Ok(left.turn())

@@ -122,11 +122,6 @@ impl TapDevice {
     pub fn into_queues(self) -> Vec<File> {
         self.queues
     }
-
-    /// How many queues it has.
-    pub fn queue_count(&self) -> usize {
-        self.queues.len()
-    }
 }
 
 fn attach(file: &File, name: &str, flags: u16) -> io::Result<()> {

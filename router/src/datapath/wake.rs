@@ -5,8 +5,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+
+/// A time below a second, as `poll` takes it.
+pub const fn timespec(time: Duration) -> Timespec {
+    Timespec { tv_sec: 0, tv_nsec: time.subsec_nanos() as _ }
+}
 
 /// Looks which of the descriptors can be read, after waiting for that until `timeout` has passed.
 pub fn poll(fds: &mut [PollFd<'_>], timeout: Timespec) -> io::Result<()> {

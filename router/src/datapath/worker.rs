@@ -17,8 +17,8 @@ use super::busy_poll::{BusyPoll, Idle};
 use super::control::ControlInput;
 use super::counters::ThreadCounters;
 use super::inbound::Inbound;
-use super::load::{Done, FirstLoad, SecondLoad};
-use super::outbound::Outbound;
+use super::load::{self, Done, FirstLoad, SecondLoad};
+use super::outbound::{self, Outbound};
 use super::receive::{Receiver, ReceiverOrder};
 use super::send::{Sender, SenderOrder};
 use super::table::EndpointTable;
@@ -27,11 +27,11 @@ use super::wake::{self, Mailbox};
 /// How long a thread sleeps when nothing happens; it then looks after what waits for sessions.
 const TICK: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
-/// As `TICK`, while the TAP device is down: `outbound::DOWN`.
-const DOWN_TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+/// As `TICK`, while the TAP device is down.
+const DOWN_TICK: Timespec = wake::timespec(outbound::DOWN);
 
-/// How long the second thread sleeps before it looks back whether it is needed: `load::WINDOW`.
-const WINDOW_TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 4_000_000 };
+/// How long the second thread sleeps before it looks back whether it is needed.
+const WINDOW_TICK: Timespec = wake::timespec(load::WINDOW);
 
 /// The second thread sleeps until it is called; this is only how long one poll lasts.
 const LONG: Timespec = Timespec { tv_sec: 3_600, tv_nsec: 0 };
