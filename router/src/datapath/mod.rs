@@ -14,6 +14,7 @@
 
 pub mod busy_poll;
 pub mod checksum;
+mod coalesce;
 pub mod control;
 pub mod counters;
 pub mod cut;

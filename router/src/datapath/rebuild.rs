@@ -1,10 +1,11 @@
-//! The receiving side of super-frames: records become frames again, contiguous slices one super-frame each. Pure: opened
-//! records in, writes for the TAP device out, payload by reference.
+//! The receiving side of super-frames: records become frames again, contiguous slices one super-frame each, and so datagrams
+//! that follow each other. Pure: opened records in, writes for the TAP device out, payload by reference.
 //!
 //! Nothing of the virtio header comes from the peer: it is made anew from the headers that were parsed here.
 
 use std::io::IoSlice;
 
+use super::coalesce;
 use super::cut::MIN_SEGMENT;
 use super::drops::DropReason;
 use super::frame::{Ethernet, Headers, Network, Transport};
@@ -46,8 +47,8 @@ pub struct Origin {
 pub trait FrameSink {
     /// Decides whether the peer may send this frame to this host.
     fn admit(&mut self, peer: PeerId, ethernet: &Ethernet) -> Result<(), DropReason>;
-    /// Takes a frame, in parts: virtio header, headers, payload.
-    fn write(&mut self, peer: PeerId, parts: &[IoSlice<'_>]);
+    /// Takes a frame, in parts: virtio header, headers, payload. It stands for so many frames as the sender counts them.
+    fn write(&mut self, peer: PeerId, parts: &[IoSlice<'_>], frames: usize);
     /// Counts records that were let go.
     fn dropped(&mut self, reason: DropReason, count: usize);
 }
@@ -59,10 +60,18 @@ pub struct Rebuilder<'a> {
     slices: [IoSlice<'a>; MAX_RUN],
 }
 
+/// What the parts of a run are parts of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whole {
+    /// A super-frame that was cut: its lane, and the counter that slice 0 has or had there.
+    Slices(LaneId, u64),
+    /// Nothing yet: datagrams that came as frames of their own.
+    Datagrams,
+}
+
 struct OpenRun<'a> {
     peer: PeerId,
-    /// Lane, and the counter that slice 0 of this super-frame has or had.
-    whole: (LaneId, u64),
+    whole: Whole,
     head: &'a mut [u8],
     headers: Headers,
     segment: usize,
@@ -76,7 +85,7 @@ struct Slice<'a> {
     header: SliceHeader,
     head: &'a mut [u8],
     payload: &'a [u8],
-    whole: (LaneId, u64),
+    whole: Whole,
 }
 
 impl<'a> Rebuilder<'a> {
@@ -89,8 +98,7 @@ impl<'a> Rebuilder<'a> {
     pub fn record(&mut self, origin: Origin, record: &'a mut [u8], sink: &mut impl FrameSink) {
         match record.first() {
             Some(&KIND_PACKED) => {
-                self.flush(sink);
-                packed(origin.peer, &mut record[1..], sink);
+                self.packed(origin.peer, &mut record[1..], sink);
             }
             Some(&KIND_SLICE) => match Slice::parse(origin, record) {
                 Some(slice) => self.slice(origin.peer, slice, sink),
@@ -141,6 +149,61 @@ impl<'a> Rebuilder<'a> {
     }
 }
 
+impl<'a> Rebuilder<'a> {
+    fn packed(&mut self, peer: PeerId, mut rest: &'a mut [u8], sink: &mut impl FrameSink) {
+        loop {
+            match wire::next_packed(&mut rest) {
+                Ok(Some((flags, frame))) => self.frame(peer, flags, frame, sink),
+                Ok(None) => return,
+                Err(wire::Malformed) => {
+                    sink.dropped(DropReason::RecordMalformed, 1);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn frame(&mut self, peer: PeerId, flags: FrameFlags, frame: &'a mut [u8], sink: &mut impl FrameSink) {
+        if self.udp == UdpSegmentation::Available
+            && let Some(headers) = coalesce::datagram(flags, frame)
+        {
+            self.datagram(peer, headers, frame, sink);
+            return;
+        }
+        self.flush(sink);
+        if let Err(reason) = plain(peer, flags, frame, sink) {
+            sink.dropped(reason, 1);
+        }
+    }
+
+    fn datagram(&mut self, peer: PeerId, headers: Headers, frame: &'a mut [u8], sink: &mut impl FrameSink) {
+        let (head, payload) = frame.split_at_mut(headers.len);
+        if let Some(run) = &mut self.run
+            && run.takes(peer, head, payload)
+        {
+            self.slices[run.count] = IoSlice::new(payload);
+            run.count += 1;
+            run.payload += payload.len();
+            run.last = if payload.len() < run.segment { Last::Yes } else { Last::No };
+            return;
+        }
+        self.flush(sink);
+        let (segment, whole) = (payload.len(), Whole::Datagrams);
+        self.slices[0] = IoSlice::new(payload);
+        self.run = Some(OpenRun {
+            peer,
+            whole,
+            head,
+            headers,
+            segment,
+            first: 0,
+            count: 1,
+            payload: segment,
+            last: Last::No,
+        });
+    }
+}
+
 impl<'a> Slice<'a> {
     fn parse(origin: Origin, record: &'a mut [u8]) -> Option<Slice<'a>> {
         let header = SliceHeader::parse(record)?;
@@ -150,7 +213,7 @@ impl<'a> Slice<'a> {
             Last::Yes => (1..=header.segment).contains(&payload.len()),
         };
         let index = u64::try_from(header.index).ok()?;
-        let whole = (origin.lane, origin.counter.checked_sub(index)?);
+        let whole = Whole::Slices(origin.lane, origin.counter.checked_sub(index)?);
         let plausible = header.segment >= MIN_SEGMENT && header.index * header.segment <= MAX_PACKET;
         (fits && plausible).then_some(Slice { header, head, payload, whole })
     }
@@ -170,6 +233,17 @@ impl OpenRun<'_> {
             && self.head.len() == slice.head.len()
             && self.count < most
             && self.headers.len - self.headers.l3 + self.payload + slice.payload.len() <= MAX_PACKET
+    }
+
+    /// Whether a datagram can follow those that are here.
+    fn takes(&self, peer: PeerId, head: &[u8], payload: &[u8]) -> bool {
+        self.whole == Whole::Datagrams
+            && self.peer == peer
+            && self.last == Last::No
+            && payload.len() <= self.segment
+            && self.count < MAX_UDP_RUN
+            && self.headers.len - self.headers.l3 + self.payload + payload.len() <= MAX_PACKET
+            && coalesce::follows(self.head, &self.headers, head, self.count)
     }
 
     fn write(self, slices: &[IoSlice<'_>], sink: &mut impl FrameSink) -> Result<(), DropReason> {
@@ -194,25 +268,12 @@ impl OpenRun<'_> {
         parts[0] = IoSlice::new(&virtio);
         parts[1] = IoSlice::new(self.head);
         parts[2..2 + slices.len()].copy_from_slice(slices);
-        sink.write(self.peer, &parts[..2 + slices.len()]);
+        let frames = match self.whole {
+            Whole::Slices(..) => 1,
+            Whole::Datagrams => slices.len(),
+        };
+        sink.write(self.peer, &parts[..2 + slices.len()], frames);
         Ok(())
-    }
-}
-
-fn packed(peer: PeerId, mut rest: &mut [u8], sink: &mut impl FrameSink) {
-    loop {
-        match wire::next_packed(&mut rest) {
-            Ok(Some((flags, frame))) => {
-                if let Err(reason) = plain(peer, flags, frame, sink) {
-                    sink.dropped(reason, 1);
-                }
-            }
-            Ok(None) => return,
-            Err(wire::Malformed) => {
-                sink.dropped(DropReason::RecordMalformed, 1);
-                return;
-            }
-        }
     }
 }
 
@@ -234,7 +295,7 @@ fn plain(
             partial_checksum(&headers).ok_or(DropReason::RecordMalformed)?
         }
     };
-    sink.write(peer, &[IoSlice::new(&virtio.emit()), IoSlice::new(frame)]);
+    sink.write(peer, &[IoSlice::new(&virtio.emit()), IoSlice::new(frame)], 1);
     Ok(())
 }
 

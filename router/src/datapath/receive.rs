@@ -193,10 +193,13 @@ impl<Io: ReceiverIo> FrameSink for Sink<'_, Io> {
         }
     }
 
-    fn write(&mut self, _peer: PeerId, parts: &[IoSlice<'_>]) {
+    fn write(&mut self, _peer: PeerId, parts: &[IoSlice<'_>], frames: usize) {
         if let Some(traffic) = &self.traffic {
-            traffic.frames.add(1);
-            traffic.bytes.add(parts[1..].iter().map(|part| part.len()).sum());
+            traffic.frames.add(frames);
+            // The headers stand in each frame that was joined.
+            let headers = parts.get(1).map_or(0, |part| part.len());
+            let bytes: usize = parts[1..].iter().map(|part| part.len()).sum();
+            traffic.bytes.add(bytes + (frames - 1) * headers);
         }
         if let Err(reason) = self.io.write(parts) {
             self.counters.dropped(reason, 1);

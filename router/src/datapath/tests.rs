@@ -1,6 +1,8 @@
 //! Whole-path tests without system calls: frames into a `Sender`, its trains through a bad network into a `Receiver`, and what
 //! that writes, cut into wire frames by a reference segmenter, against what the first frame is cut into.
 
+mod coalescing;
+
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -121,15 +123,19 @@ impl Pair {
     }
 
     fn connect(&mut self) {
+        self.connect_with(Arc::default(), Arc::default());
+    }
+
+    /// A lane whose traffic is counted here, on its sender's and its receiver's side.
+    fn connect_with(&mut self, sent: Arc<Traffic>, received: Arc<Traffic>) {
         let (lane, cipher, key) = (LaneId(0x100), Cipher::ChaCha20Poly1305, || Zeroizing::new([5; 32]));
         let sealing = SealingLane::new(TxLaneKey { lane, cipher, key: key() }).expect("key");
         let address = "192.0.2.2:6783".parse().expect("address");
-        let traffic = Arc::<Traffic>::default();
-        let order = SenderOrder::SetTx { peer: BOB, address, lane: sealing, traffic };
+        let order = SenderOrder::SetTx { peer: BOB, address, lane: sealing, traffic: sent };
         self.sender.handle_order(order, self.now, &mut self.world);
         let opening = OpeningLane::new(&RxLaneKey { lane, peer: ALICE, cipher, key: key() }).expect("key");
-        let traffic = Arc::default();
-        self.receiver.handle_order(ReceiverOrder::InstallRx { lane, opening: Box::new(opening), traffic });
+        let order = ReceiverOrder::InstallRx { lane, opening: Box::new(opening), traffic: received };
+        self.receiver.handle_order(order);
     }
 
     fn send(&mut self, frames: &[TapFrame]) {

@@ -4,7 +4,7 @@
 use super::cases::{Case, Maker};
 use super::packets::{
     DATA_VALID, ETHERNET, Ends, Extra, Family, GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_FRAGMENTS, GSO_UDP_L4,
-    NEEDS_CSUM, Segment, TCP, Tag, UDP, Vnet, checksum_at, udp,
+    NEEDS_CSUM, Segment, TCP, Tag, UDP, Vnet, checksum_at, fix_ipv4, udp,
 };
 
 /// Longest IP packet.
@@ -26,6 +26,7 @@ pub(crate) fn generate(ends: &Ends, seed: u64) -> Vec<Case> {
         maker.tcp_flags(family);
         maker.tcp_behind_extras(family);
         maker.udp_sizes(family);
+        maker.small_datagrams(family);
         maker.illegal(family);
     }
     maker.cases
@@ -216,6 +217,32 @@ impl Maker<'_> {
                 let what =
                     format!("{family:?}, {chain}, tags {tags:04x?}, {size} bytes a datagram, {len} bytes");
                 self.push_offloaded("UDP super-frame", what, header, made.frame);
+            }
+        }
+    }
+
+    /// Datagrams of one flow right behind each other, which a receiver may join on their way, now and then with one between them
+    /// that must not be.
+    fn small_datagrams(&mut self, family: Family) {
+        let tags = self.some_tags();
+        let mut id = self.dice.below(1 << 16) as u16;
+        for _ in 0..12 {
+            let len = self.dice.between(1, 300);
+            for _ in 0..self.dice.between(1, 15) {
+                let odd = self.dice.below(10);
+                let ports = if odd == 0 { (2, 2) } else { (1, 2) };
+                let len = if odd == 1 { self.dice.between(0, len) } else { len };
+                id = id.wrapping_add(if odd == 2 { 2 } else { 1 });
+                let datagram = udp(ports, 0, &self.dice.bytes(len));
+                let mut made = partial(self.ends, family, &tags, &Extra::default(), UDP, datagram);
+                if family == Family::V4 {
+                    let ip = &mut made.frame[ETHERNET + 4 * tags.len()..];
+                    ip[4..6].copy_from_slice(&id.to_be_bytes());
+                    ip[1] = if odd == 3 { 4 } else { 0 };
+                    fix_ipv4(ip);
+                }
+                let what = format!("{family:?}, {len} bytes, id {id:04x}, ports {ports:?}, tags {tags:04x?}");
+                self.push_offloaded("small datagrams", what, made.header, made.frame);
             }
         }
     }
