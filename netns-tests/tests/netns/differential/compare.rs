@@ -47,6 +47,9 @@ pub(crate) enum Load {
 /// which take less than a millisecond.
 const SETTLED: Duration = Duration::from_millis(8);
 
+/// As `SETTLED`, for what is known to be on the way or lost: on a busy machine a whole path may stand still for some ten milliseconds.
+const LATE: Duration = Duration::from_millis(60);
+
 /// Bytes of a frame that a message shows.
 const SHOWN: usize = 160;
 
@@ -127,7 +130,7 @@ impl<'a> Link<'a> {
                 continue;
             };
             if frame == mark {
-                self.rest(&mut arrived)?;
+                self.rest(SETTLED, &mut arrived)?;
                 return Ok(arrived);
             }
             self.keep(frame, &mut arrived);
@@ -135,17 +138,17 @@ impl<'a> Link<'a> {
         bail!("not within {PATIENCE:?}; {} frames arrived before", arrived.len())
     }
 
-    /// What the mark overtook.
-    fn rest(&mut self, arrived: &mut Vec<Vec<u8>>) -> Result<()> {
+    /// What the mark overtook: all that comes until nothing does for a while.
+    fn rest(&mut self, silence: Duration, arrived: &mut Vec<Vec<u8>>) -> Result<()> {
         let end = Instant::now() + PATIENCE;
-        let mut settled = Instant::now() + SETTLED;
+        let mut settled = Instant::now() + silence;
         while Instant::now() < settled.min(end) {
-            let Some(frame) = self.seen.receive_whole(&mut self.buffer, SETTLED).context("cannot receive")?
+            let Some(frame) = self.seen.receive_whole(&mut self.buffer, silence).context("cannot receive")?
             else {
                 break;
             };
             if self.keep(frame, arrived) {
-                settled = Instant::now() + SETTLED;
+                settled = Instant::now() + silence;
             }
         }
         Ok(())
@@ -259,6 +262,8 @@ fn both(
         if !is_part_of(&got.arrived, &want.arrived) || got.arrived.len() == want.arrived.len() {
             break;
         }
+        // What comes late must not be taken for part of the next try.
+        fabric.rest(LATE, &mut Vec::new())?;
         got = fabric.exchange(group)?;
     }
     Ok((want, got))
