@@ -147,6 +147,11 @@ impl Ipam {
             Some((_, ask)) => ask.close_question(from),
             None => self.stats.answers_late += 1,
         }
+        // Its own account comes late; without it the same peer would be asked again for what it does not have any more.
+        if let Some(known) = self.peers.get_mut(&from) {
+            let gone = u32::try_from(Span::of(record.prefix).size()).unwrap_or(u32::MAX);
+            known.free = known.free.map(|free| free.saturating_sub(gone));
+        }
         // Late or not: the space is ours, and nobody else would use it.
         self.learn(from, record, now);
     }
@@ -164,7 +169,8 @@ impl Ipam {
             | Deny::Resting
             | Deny::Withheld
             | Deny::Leaving
-            | Deny::YouAreRemoved => ask.hint,
+            | Deny::YouAreRemoved
+            | Deny::NotYet => ask.hint,
         };
         ask.denied.insert(from, reason.clone());
         if let (Need::Address(addr), Deny::InUse(holder)) = (need, reason) {
@@ -204,12 +210,16 @@ impl Ipam {
     }
 
     fn lacks_share(&self) -> bool {
-        self.leaving.is_none()
-            && !self.removals.is_removed(self.me)
-            // Free addresses say the same without a look at the whole map.
-            && self.space.free_count() == 0
-            && self.map.iter().next().is_some()
-            && !self.map.iter().any(|(_, holding)| self.is_usable(&holding))
+        if self.leaving.is_some() || self.removals.is_removed(self.me) {
+            return false;
+        }
+        // Free addresses say the same without a look at the whole map.
+        let owns_nothing = || {
+            self.space.free_count() == 0
+                && self.map.iter().next().is_some()
+                && !self.map.iter().any(|(_, holding)| self.is_usable(&holding))
+        };
+        self.is_poor() || owns_nothing()
     }
 
     pub(crate) fn advance_asks(&mut self, now: Instant) {
@@ -244,7 +254,9 @@ impl Ipam {
             self.put_question(need, ask, to, now);
             return None;
         }
-        let certain = self.certain_failure(need, ask);
+        // Space can be on its way between two peers that were asked one after the other: nothing is certain before the second round.
+        let first_round = ask.rounds == 0 && !ask.denied.is_empty() && !ask.tickets.is_empty();
+        let certain = self.certain_failure(need, ask).filter(|_| !first_round);
         let pause = match (certain.is_some(), ask.tickets.is_empty()) {
             (true, true) => SHARE_PAUSE,
             (true, false) | (false, true | false) => self.pause(ask.rounds),
@@ -273,6 +285,7 @@ impl Ipam {
             Need::Address(addr) => Message::AskAddress { id, addr: addr.into() },
         };
         self.stats.asked += 1;
+        self.postpone_tidying(now);
         self.out.send(to, &message);
         ask.question = Some(Question { to, until: now + self.config.ask_timeout });
     }

@@ -22,13 +22,17 @@ pub struct Config {
     /// Least time between two publications of the own free count. Too short: gossip carries load figures.
     /// Too long: peers ask the wrong ones first.
     pub report_interval: Duration,
-    /// Least time between a removal and the use of the removed peer's space, for gossip to tell who has to be asked.
+    /// Least time between a removal and the use of the removed peer's space, for gossip to tell who has to be asked; and between a
+    /// restart and the first gift, for gossip to tell whether this peer was removed meanwhile.
     /// A few times the convergence of gossip; the members that are known are waited for in any case.
     pub removal_settle: Duration,
     /// How long the removed peer itself is waited for when it can still be reached, so that it stops first. Above the time
     /// in which a death is noticed, or a peer that has just died is waited for in vain. Too short: a peer that is removed
     /// while it runs may use its addresses for a moment after the heir does.
     pub removal_patience: Duration,
+    /// Least time between something becoming free and the look for scraps to give back, and between two such looks; longer in
+    /// large fabrics, and up to twice as long by chance. Too short: what is given back is needed again at once. Too long: blocks pile up.
+    pub tidy_pause: Duration,
     /// How often members that have not answered about a removal are asked again.
     pub removal_retry: Duration,
 }
@@ -45,6 +49,7 @@ impl Config {
             report_interval: Duration::from_secs(1),
             removal_settle: Duration::from_secs(2),
             removal_patience: Duration::from_secs(8),
+            tidy_pause: Duration::from_secs(10),
             removal_retry: Duration::from_secs(1),
         }
     }

@@ -44,7 +44,7 @@ impl Ipam {
     pub(crate) fn handle_ask(&mut self, from: PeerId, id: u64, within: Ipv4Net, now: Instant) {
         let answer = match self.answer_again(from, id) {
             Some(answer) => Ok(answer),
-            None => self.choose_gift(from, within),
+            None => self.choose_gift(from, within, now),
         };
         self.answer_question(from, id, answer, now);
     }
@@ -52,7 +52,7 @@ impl Ipam {
     pub(crate) fn handle_ask_address(&mut self, from: PeerId, id: u64, addr: Ipv4Addr, now: Instant) {
         let answer = match self.answer_again(from, id) {
             Some(answer) => Ok(answer),
-            None => self.choose_address(from, addr.to_bits()),
+            None => self.choose_address(from, addr.to_bits(), now),
         };
         self.answer_question(from, id, answer, now);
     }
@@ -62,6 +62,7 @@ impl Ipam {
     }
 
     fn answer_question(&mut self, from: PeerId, id: u64, gift: Result<Gift, Deny>, now: Instant) {
+        self.postpone_tidying(now);
         let message = match gift {
             Ok(Gift::Again(record)) => Message::Give { id, record },
             Ok(Gift::New(prefix)) => {
@@ -77,14 +78,24 @@ impl Ipam {
         self.out.send(from, &message);
     }
 
-    fn choose_gift(&self, from: PeerId, within: Ipv4Net) -> Result<Gift, Deny> {
-        self.may_give(from)?;
+    fn choose_gift(&self, from: PeerId, within: Ipv4Net, now: Instant) -> Result<Gift, Deny> {
+        self.may_give(from, now)?;
         let within = Span::of(within).intersection(self.range).ok_or(Deny::NoSpace)?;
-        self.space.gift(within).map(Gift::New).ok_or(Deny::NoSpace)
+        let rank = |part: Span| self.fit(part, from);
+        self.space.gift(within, rank).map(Gift::New).ok_or(Deny::NoSpace)
     }
 
-    fn choose_address(&self, from: PeerId, addr: u32) -> Result<Gift, Deny> {
-        self.may_give(from)?;
+    /// How much better than others a part is to give: what lies beside the recipient's own folds into it, and what lies among others'
+    /// leaves no hole here. Both keep the number of blocks down where single addresses are moved.
+    fn fit(&self, part: Span, to: PeerId) -> u8 {
+        let before = part.first.checked_sub(1).and_then(|addr| self.map.at(addr));
+        let after = part.last.checked_add(1).and_then(|addr| self.map.at(addr));
+        let beside = |peer: PeerId| [before, after].into_iter().flatten().filter(|h| h.owner == peer).count();
+        u8::try_from(2 + beside(to) - beside(self.me)).unwrap_or_default()
+    }
+
+    fn choose_address(&self, from: PeerId, addr: u32, now: Instant) -> Result<Gift, Deny> {
+        self.may_give(from, now)?;
         match self.space.usage(addr) {
             Use::Free => Ok(Gift::New(Span::single(addr).largest_block())),
             Use::Leased(holder) => Err(Deny::InUse(holder.to_string())),
@@ -98,9 +109,12 @@ impl Ipam {
         }
     }
 
-    fn may_give(&self, from: PeerId) -> Result<(), Deny> {
+    fn may_give(&self, from: PeerId, now: Instant) -> Result<(), Deny> {
         if self.removals.is_removed(from) {
             return Err(Deny::YouAreRemoved);
+        }
+        if self.listens_until.is_some_and(|until| now < until) {
+            return Err(Deny::NotYet);
         }
         if self.leaving.is_some() || self.removals.is_removed(self.me) {
             return Err(Deny::Leaving);

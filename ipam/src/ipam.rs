@@ -19,6 +19,7 @@ use crate::record::{BlockRecord, FreeRecord, RecordError, RemovalRecord};
 use crate::removal::Removals;
 use crate::space::{Space, Use, Woken};
 use crate::span::Span;
+use crate::tidy::Tidying;
 use crate::{AllocateError, Config, MAX_OWNER, Stats};
 
 /// Callers that may wait at once: a thousand containers starting together, with room to spare.
@@ -204,7 +205,10 @@ pub struct Ipam {
     pub(crate) members: BTreeSet<PeerId>,
     pub(crate) removals: Removals,
     pub(crate) forwarding: Forwarding,
+    pub(crate) tidying: Tidying,
     pub(crate) leaving: Option<PeerId>,
+    /// Before it nothing is given away: this peer has come back, and perhaps it was removed meanwhile.
+    pub(crate) listens_until: Option<Instant>,
     pub(crate) lost: BTreeMap<u32, Arc<str>>,
     pub(crate) waiting: BTreeMap<Ticket, Waiting>,
     pub(crate) deadlines: BTreeSet<(Instant, Ticket)>,
@@ -234,7 +238,9 @@ impl Ipam {
             members: BTreeSet::new(),
             removals: Removals::default(),
             forwarding: Forwarding::default(),
+            tidying: Tidying::default(),
             leaving: None,
+            listens_until: None,
             lost: BTreeMap::new(),
             waiting: BTreeMap::new(),
             deadlines: BTreeSet::new(),
@@ -320,6 +326,7 @@ impl Ipam {
             self.space.withhold(Span::single(bits));
         }
         self.out.persist(entry);
+        self.consider_tidying(now);
         self.turn(now);
         true
     }
@@ -399,7 +406,10 @@ impl Ipam {
     /// Time has passed. May be called early or late.
     pub fn handle_timeout(&mut self, now: Instant) {
         match self.space.wake(now) {
-            Woken::Some => self.asks.hurry(now),
+            Woken::Some => {
+                self.asks.hurry(now);
+                self.consider_tidying(now);
+            }
             Woken::None => {}
         }
         self.turn(now);
@@ -475,8 +485,9 @@ impl Ipam {
         let ask = self.asks.next_wakeup().map(|at| (at, "request for space"));
         let removal = self.removals.next_wakeup().map(|at| (at, "takeover of a removed peer's space"));
         let forward = self.forwarding.next_wakeup().map(|at| (at, "space that an heir may not know of"));
+        let tidying = self.tidying.next_wakeup().map(|at| (at, "scraps to give back"));
         let report = self.report_is_due().then_some((self.next_report, "report of free space"));
-        [deadline, rest, ask, removal, forward, report].into_iter().flatten().min()
+        [deadline, rest, ask, removal, forward, tidying, report].into_iter().flatten().min()
     }
 
     /// Everything that time and events make possible: waiting callers served, requests and takeovers moved on.
@@ -484,6 +495,7 @@ impl Ipam {
         self.take_over_due(now);
         self.nudge_heirs(now);
         self.forward_due(now);
+        self.tidy_due(now);
         self.serve(now);
         self.seek_share(now);
         self.advance_asks(now);

@@ -13,7 +13,7 @@
 //! - `map`: for every address the owner with the highest epoch; merging is order-free;
 //! - `space`: free, leased and resting addresses of this peer; `hash`: finds their holders;
 //! - [`journal`], `message`: what survives, and what peers say to each other;
-//! - `ownership`, `ask`, `donate`, `removal` with `forward`: the four conversations;
+//! - `ownership`, `ask`, `donate`, `removal` with `forward`: the four conversations; `tidy`: giving scraps back;
 //! - [`ipam`]: all of them together; `summary`: what a person is shown.
 
 mod ask;
@@ -34,6 +34,7 @@ mod space;
 mod span;
 mod stats;
 mod summary;
+mod tidy;
 
 pub use config::Config;
 pub use error::AllocateError;

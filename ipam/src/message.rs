@@ -87,6 +87,8 @@ pub(crate) enum Deny {
     Leaving,
     /// The one who asks has been removed.
     YouAreRemoved,
+    /// This peer has just come back and may have been removed meanwhile: it first hears what the fabric says.
+    NotYet,
 }
 
 /// Why a message is not taken. Only a faulty or a newer peer sends one; nothing of ours changes.

@@ -86,6 +86,9 @@ impl Ipam {
             self.consider_takeover(change.after.signer, now);
             self.consider_forwarding(change, now);
         }
+        if !outcome.changes.is_empty() {
+            self.consider_tidying(now);
+        }
         for span in offered {
             self.take_up(span, now);
         }
@@ -125,7 +128,8 @@ impl Ipam {
     fn take_up(&mut self, span: Span, now: Instant) {
         self.stats.received += 1;
         for block in span.blocks() {
-            if self.map.all(Span::of(block), |holding| self.is_usable(holding)) {
+            // Taken up together with another block, and perhaps passed on since.
+            if !self.map.all(Span::of(block), |holding| self.is_offered(holding)) {
                 continue;
             }
             let folded = self.folded(block);

@@ -20,8 +20,9 @@ use crate::message::{MAX_PARTS, Message, REMOVALS, REPORT_BLOCKS, RemovalQuery, 
 use crate::record::{BlockRecord, RemovalRecord};
 use crate::span::{Span, mix};
 
-/// Epochs that a takeover skips: more steps than the removed peer and its recipients can have made unseen, so that the
-/// takeover is the last word about an address even if a member was not known and not asked.
+/// Epochs that a takeover skips for each removal that its heir knows: more steps than the removed peer and its recipients can have
+/// made unseen, so that the takeover is the last word about an address even if a member was not known and not asked. An heir that was
+/// removed in turn may have taken over unseen as well; who inherits from both knows more removals and ends above it.
 const TAKEOVER_STEP: u64 = 1 << 16;
 
 /// Answers to earlier rounds of questions that still count: they may be on their way for a few seconds.
@@ -474,9 +475,10 @@ impl Ipam {
             })
             .map(|(span, _)| span)
             .collect();
+        let step = TAKEOVER_STEP * self.removals.claims.len() as u64;
         for span in left {
             for block in span.blocks() {
-                self.claim(block, self.map.next_epoch(Span::of(block)) + TAKEOVER_STEP, now);
+                self.claim(block, self.map.next_epoch(Span::of(block)) + step, now);
                 let folded = self.folded(block);
                 if folded != block {
                     self.claim(folded, self.map.next_epoch(Span::of(folded)), now);

@@ -73,6 +73,7 @@ impl Ipam {
 
     /// All entries are in: rebuilds what follows from them, and publishes again what others may have missed.
     pub fn restored(&mut self, now: Instant) {
+        self.listens_until = (!self.records.is_empty()).then(|| now + self.config.removal_settle);
         let usable: Vec<Span> =
             self.map.iter().filter(|(_, holding)| self.is_usable(holding)).map(|(span, _)| span).collect();
         for span in usable {

@@ -235,9 +235,24 @@ impl Space {
     }
 
     /// What to give to somebody who needs space inside `within`: half of the largest free block there, down to a single
-    /// address. The upper half where there is a choice, because allocation fills from below.
-    pub(crate) fn gift(&self, within: Span) -> Option<Ipv4Net> {
-        let runs = self.free.iter().filter_map(|(&first, &last)| {
+    /// address. Of several the one that `rank` likes best, then the highest, because allocation fills from below.
+    pub(crate) fn gift(&self, within: Span, rank: impl Fn(Span) -> u8) -> Option<Ipv4Net> {
+        let largest = self
+            .free_runs(within)
+            .map(Span::largest_block)
+            .filter(|block| !self.only_reserved(Span::of(*block)))
+            .map(|block| (block.prefix_len(), self.part_to_give(block)))
+            .min_by_key(|&(length, part)| {
+                (length, std::cmp::Reverse(rank(Span::of(part))), std::cmp::Reverse(part.network()))
+            })
+            .map(|(_, part)| part);
+        // The largest block of a run can be a reserved address alone, beside a free one of the same size.
+        largest.or_else(|| self.lowest_free(within).map(|addr| Span::single(addr).largest_block()))
+    }
+
+    /// Runs of addresses that can be given away inside `within`; a reserved address goes with the free one beside it.
+    pub(crate) fn free_runs(&self, within: Span) -> impl Iterator<Item = Span> + '_ {
+        self.free.iter().filter_map(move |(&first, &last)| {
             let edged = Span {
                 first: if self.owns_first && first == self.range.first + 1 {
                     self.range.first
@@ -247,15 +262,16 @@ impl Space {
                 last: if self.owns_last && last + 1 == self.range.last { self.range.last } else { last },
             };
             edged.intersection(within).filter(|run| !self.only_reserved(*run))
-        });
-        let largest = runs
-            .map(Span::largest_block)
-            .filter(|block| !self.only_reserved(Span::of(*block)))
-            .min_by_key(|block| (block.prefix_len(), std::cmp::Reverse(block.network())))
-            // The largest block of a run can be a reserved address alone, beside a free one of the same size.
-            .or_else(|| self.lowest_free(within).map(|addr| Span::single(addr).largest_block()))?;
-        let Some([low, high]) = halves(largest) else { return Some(largest) };
-        if self.only_reserved(Span::of(high)) { Some(low) } else { Some(high) }
+        })
+    }
+
+    /// The upper half, or all of a single address.
+    fn part_to_give(&self, block: Ipv4Net) -> Ipv4Net {
+        match halves(block) {
+            Some([low, high]) if self.only_reserved(Span::of(high)) => low,
+            Some([_, high]) => high,
+            None => block,
+        }
     }
 
     fn only_reserved(&self, span: Span) -> bool {

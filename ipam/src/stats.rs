@@ -23,6 +23,8 @@ pub struct Stats {
     pub asked: u64,
     /// Blocks that were given away.
     pub given: u64,
+    /// Of these, scraps that were given back unasked.
+    pub given_back: u64,
     /// Requests of others that were denied.
     pub denied: u64,
     /// Blocks that were received.

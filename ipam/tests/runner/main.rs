@@ -2,5 +2,6 @@
 
 mod behaviour;
 mod formats;
+mod scale;
 mod sim;
 mod world;

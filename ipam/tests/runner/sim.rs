@@ -49,6 +49,7 @@ fn live(seed: u64) {
         world.run(Duration::from_millis(pause));
     }
     settle(&mut world);
+    let_scraps_be_given_back(&mut world);
     world.check_quiescent();
     fill_up(&mut world);
 }
@@ -121,6 +122,8 @@ fn remove(world: &mut World, dead: usize) {
 fn leave(world: &mut World, host: usize) {
     let heirs: Vec<usize> = (0..world.hosts.len())
         .filter(|&heir| heir != host && world.hosts[heir].fate == Fate::Member && world.up(heir))
+        // Two that leave to each other would pass everything to and fro.
+        .filter(|&heir| world.ipam(heir).summary().leaving_to.is_none())
         .collect();
     if heirs.len() < 2 || !world.up(host) {
         return;
@@ -179,6 +182,39 @@ fn settle(world: &mut World) {
     }
 }
 
+/// Ends in any case: each block that is given back makes one of two. Longer than the longest pause between two looks.
+fn let_scraps_be_given_back(world: &mut World) {
+    let given_back = |world: &World| -> u64 {
+        let all = world.hosts.iter().filter_map(|host| host.ipam.as_ref());
+        all.map(|ipam| ipam.stats().given_back).sum()
+    };
+    for _ in 0..100 {
+        let before = given_back(world);
+        world.run(Duration::from_secs(45));
+        remove_heirs_that_left(world);
+        if given_back(world) == before {
+            return let_last_gift_arrive(world);
+        }
+    }
+    panic!("scraps are given back without end (seed {})", world.seed);
+}
+
+/// Where peers are more than free addresses, now and then somebody asks for a share: not in the middle of that.
+fn let_last_gift_arrive(world: &mut World) {
+    world.run(Duration::from_secs(5));
+    let under_way = |world: &World| {
+        let all = world.hosts.iter().filter(|host| host.fate == Fate::Member);
+        let all: Vec<&ipam::Ipam> = all.filter_map(|host| host.ipam.as_ref()).collect();
+        all.iter().any(|ipam| ipam.unconfirmed() > 0 || !ipam.blocks().eq(all[0].blocks()))
+    };
+    for _ in 0..50 {
+        if !under_way(world) {
+            return;
+        }
+        world.run(Duration::from_millis(100));
+    }
+}
+
 /// The heir of somebody who is leaving was removed in the meantime: the operator names another one.
 fn name_other_heirs(world: &mut World) {
     for host in 0..world.hosts.len() {
@@ -202,7 +238,14 @@ fn remove_heirs_that_left(world: &mut World) {
     let members = (0..world.hosts.len()).filter(|&host| world.hosts[host].fate == Fate::Member);
     let Some(at) = members.min() else { return };
     let summary = world.ipam(at).summary();
-    let stuck = summary.peers.iter().any(|space| space.standing == ipam::PeerStanding::Removed);
+    // Or somebody gave it space while it was about to leave.
+    let stuck = summary.peers.iter().any(|space| match space.standing {
+        ipam::PeerStanding::Removed | ipam::PeerStanding::Left => true,
+        ipam::PeerStanding::Myself
+        | ipam::PeerStanding::Reachable
+        | ipam::PeerStanding::Unreachable
+        | ipam::PeerStanding::Unknown => false,
+    });
     for host in 0..world.hosts.len() {
         if stuck && world.hosts[host].fate == Fate::Left {
             world.rmpeer(at, host);
