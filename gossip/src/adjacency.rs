@@ -18,7 +18,7 @@ use crate::store::Store;
 const MAX_NEIGHBOURS: usize = (MAX_VALUE - 4) / 16;
 
 /// A member is looked for in the graph after so long: its adjacency needs time to be published and spread.
-const GRAPH_AGE: Duration = Duration::from_secs(8);
+pub(crate) const GRAPH_AGE: Duration = Duration::from_secs(8);
 
 /// When to publish our adjacency.
 #[derive(Debug)]

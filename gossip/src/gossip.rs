@@ -8,14 +8,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::time::Instant;
 
-use crate::adjacency::Adjacency;
+use crate::adjacency::{self, Adjacency};
 use crate::codec::DecodeError;
 use crate::config::Config;
 use crate::detector::{self, Answer, Detector};
 use crate::keys::Keys;
 use crate::link::{Link, Queued};
 use crate::membership::{Member, MemberState, Membership};
-use crate::mesh::{self, Mesh, Scope, View};
+use crate::mesh::{self, Calm, Mesh, Scope, View};
 use crate::own::Own;
 use crate::peer::PeerId;
 use crate::record::{Kind, Record, RecordKey};
@@ -128,6 +128,8 @@ pub struct Gossip<K> {
     /// When the store last changed: digests differ for a moment then, and that needs no repair.
     pub(crate) last_change: Instant,
     pub(crate) next_repair: Instant,
+    /// When members or their adjacencies last changed.
+    pub(crate) last_graph_change: Instant,
     events: VecDeque<Event>,
     quarantine_events: usize,
     /// The link that was served last, so that all get their turn.
@@ -154,6 +156,7 @@ impl<K: Keys> Gossip<K> {
             stats: Stats { health_multiplier: 1, ..Stats::default() },
             last_change: now,
             next_repair: now + config.repair_interval,
+            last_graph_change: now,
             events: VecDeque::new(),
             quarantine_events: 0,
             cursor: me,
@@ -280,6 +283,7 @@ impl<K: Keys> Gossip<K> {
         let actions = self.mesh.handle_gone(peer, now);
         self.perform(actions, now);
         self.last_change = now;
+        self.last_graph_change = now;
     }
 
     /// The next message to send, if any.
@@ -366,6 +370,7 @@ impl<K: Keys> Gossip<K> {
         match purpose {
             Purpose::Neighbour if self.store.is_removed(from) => self.send(from, &Message::Prune),
             Purpose::Neighbour => {
+                self.detector.handle_probe(from, now);
                 let actions = self.mesh.handle_claim(from, pulse.degree);
                 self.perform(actions, now);
             }
@@ -448,7 +453,11 @@ impl<K: Keys> Gossip<K> {
             view.cut_off.extend(self.candidates.iter().copied());
             view
         };
-        let actions = self.mesh.handle_timeout(now, &mut self.rng, view);
+        let calm = Calm {
+            graph: self.candidates.is_empty() && now >= self.last_graph_change + adjacency::GRAPH_AGE * 2,
+            members: self.membership.all_run(),
+        };
+        let actions = self.mesh.handle_timeout(now, &mut self.rng, calm, view);
         self.perform(actions, now);
     }
 

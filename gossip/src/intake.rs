@@ -63,6 +63,9 @@ impl<K: Keys> Gossip<K> {
         }
         self.store.set_standing(origin, self.standing(origin));
         self.last_change = now;
+        if key.kind == Kind::ADJACENCY {
+            self.last_graph_change = now;
+        }
         for peer in self.mesh.neighbours() {
             let Some(link) = self.links.get_mut(&peer).filter(|_| Some(peer) != from) else { continue };
             match link.queue_push(origin, key) {

@@ -123,6 +123,11 @@ impl Membership {
         self.members.iter().map(|(&id, entry)| entry.show(id))
     }
 
+    /// Whether nobody is dead and nobody has left.
+    pub fn all_run(&self) -> bool {
+        self.running == self.members.len()
+    }
+
     /// One member.
     pub fn get(&self, id: PeerId) -> Option<Member> {
         self.members.get(&id).map(|entry| entry.show(id))

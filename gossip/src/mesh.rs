@@ -59,6 +59,15 @@ pub struct View {
     pub linked: BTreeSet<PeerId>,
 }
 
+/// What need not be looked for: each look at everybody costs a walk over all members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Calm {
+    /// The graph has not changed since it must have been looked at, and nobody waits outside of it.
+    pub graph: bool,
+    /// Everybody lives.
+    pub members: bool,
+}
+
 /// How far to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
@@ -80,6 +89,8 @@ pub struct Mesh {
     next_look: Instant,
     next_reconnect: Instant,
     next_bridge: Instant,
+    /// What the last look at the graph found.
+    is_whole: bool,
     target: usize,
     max: usize,
     look_interval: Duration,
@@ -98,6 +109,7 @@ impl Mesh {
             next_look: now,
             next_reconnect: now + config.reconnect_interval,
             next_bridge: now + BRIDGE_INTERVAL,
+            is_whole: false,
             target: config.target_degree,
             max: config.max_degree,
             look_interval: config.mesh_interval,
@@ -203,6 +215,7 @@ impl Mesh {
         &mut self,
         now: Instant,
         rng: &mut Rng,
+        calm: Calm,
         view: impl FnOnce(Scope) -> View,
     ) -> Vec<Action> {
         if self.next_look > now {
@@ -212,6 +225,7 @@ impl Mesh {
         self.avoided.retain(|_, until| *until > now);
         let mut actions = self.shed(rng);
         actions.extend(self.end_lingering(now));
+        self.pass_over(calm, now, rng);
         if self.is_settled(now) {
             return actions;
         }
@@ -273,6 +287,7 @@ impl Mesh {
             return Vec::new();
         }
         self.next_bridge = now + rng.jitter(BRIDGE_INTERVAL);
+        self.is_whole = view.cut_off.is_empty();
         if view.cut_off.iter().any(|peer| self.wants(*peer))
             || self.neighbours.len() >= self.max + NEEDY_EXTRA
         {
@@ -327,6 +342,16 @@ impl Mesh {
         self.avoided.insert(peer, now + AVOID);
     }
 
+    /// Puts off the looks that can find nothing. A graph that was found whole and has not changed since is looked at no more.
+    fn pass_over(&mut self, calm: Calm, now: Instant, rng: &mut Rng) {
+        if calm.members && self.next_reconnect <= now {
+            self.next_reconnect = now + rng.jitter(self.reconnect_interval);
+        }
+        if calm.graph && self.is_whole && self.next_bridge <= now {
+            self.next_bridge = now + rng.jitter(BRIDGE_INTERVAL);
+        }
+    }
+
     /// Whether there is nothing to do that needs a look at everybody.
     fn is_settled(&self, now: Instant) -> bool {
         self.neighbours.len() + self.dialling.len() >= self.target
@@ -344,6 +369,8 @@ impl Mesh {
 mod tests {
     use super::*;
 
+    const STIR: Calm = Calm { graph: false, members: false };
+
     fn id(n: u8) -> PeerId {
         PeerId([n; 16])
     }
@@ -355,7 +382,7 @@ mod tests {
 
     fn look(mesh: &mut Mesh, rng: &mut Rng, now: Instant, view: View) -> Vec<Action> {
         mesh.look_soon(now);
-        mesh.handle_timeout(now, rng, |_| view)
+        mesh.handle_timeout(now, rng, STIR, |_| view)
     }
 
     #[test]

@@ -103,6 +103,7 @@ impl<K: Keys> Gossip<K> {
         }
         self.store.set_standing(subject, self.standing(subject));
         self.last_change = now;
+        self.last_graph_change = now;
         let mut hearers: Vec<PeerId> = self.mesh.neighbours().collect();
         // Whoever is accused must hear it, to be able to contradict.
         hearers.push(subject);

@@ -21,6 +21,20 @@ fn nobody_dies_of_lost_messages() {
     }
 }
 
+/// A false accusation goes to everybody, and there are more of them the more peers there are: they must stay rare, or what is sent
+/// for nothing grows with the fabric.
+#[test]
+fn lost_messages_cost_little_also_among_many() {
+    let mut sim = Sim::fabric(7, 100);
+    sim.faults = Faults { loss: 50, ..Faults::NONE };
+    sim.run(20 * SECOND);
+    sim.reset_bytes();
+    sim.run(60 * SECOND);
+    let rate = sim.bytes.values().sum::<u64>() / 60 / 100;
+    assert!(rate <= 300, "{rate} bytes per second and peer");
+    assert_eq!(sim.deaths(), 0);
+}
+
 #[test]
 fn stores_converge_under_loss_and_churn() {
     for seed in 0..6 {
