@@ -14,9 +14,11 @@
 //! - `space`: free, leased and resting addresses of this peer; `hash`: finds their holders;
 //! - [`journal`], `message`: what survives, and what peers say to each other;
 //! - `ownership`, `ask`, `donate`, `removal` with `forward`: the four conversations; `tidy`: giving scraps back;
+//! - [`audit`]: who owns what and how it came to, proven from signed records;
 //! - [`ipam`]: all of them together; `summary`: what a person is shown.
 
 mod ask;
+pub mod audit;
 mod config;
 mod donate;
 mod error;

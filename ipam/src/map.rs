@@ -149,6 +149,11 @@ impl OwnerMap {
         covered == span.size()
     }
 
+    /// Parts of `span` without a known owner.
+    pub(crate) fn gaps(&self, span: Span) -> impl Iterator<Item = Span> {
+        self.pieces(span).into_iter().filter(|(_, holding)| holding.is_none()).map(|(gap, _)| gap)
+    }
+
     /// Addresses of `span` without a known owner.
     pub(crate) fn unowned(&self, span: Span) -> u64 {
         span.size() - self.within(span).map(|(piece, _)| piece.size()).sum::<u64>()
@@ -206,7 +211,7 @@ impl OwnerMap {
     }
 
     /// `span` cut along the borders of what is known, gaps included.
-    fn pieces(&self, span: Span) -> Vec<(Span, Option<Holding>)> {
+    pub(crate) fn pieces(&self, span: Span) -> Vec<(Span, Option<Holding>)> {
         let mut pieces = Vec::new();
         let mut next = Some(span.first);
         for (piece, holding) in self.within(span) {
@@ -223,7 +228,7 @@ impl OwnerMap {
     }
 
     /// Writes `holding` over `piece`, which lies inside one segment or one gap, and joins equal neighbours.
-    fn put(&mut self, piece: Span, holding: Holding) {
+    pub(crate) fn put(&mut self, piece: Span, holding: Holding) {
         let mut joined = piece;
         if let Some((&first, &(last, old))) = self.segments.range(..=piece.first).next_back()
             && last >= piece.first

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use ipam::audit::Proof;
 use ipam::{Rest, Want};
 use ipnet::Ipv4Net;
 
@@ -51,6 +52,7 @@ fn live(seed: u64) {
     settle(&mut world);
     let_scraps_be_given_back(&mut world);
     world.check_quiescent();
+    audit(&world);
     fill_up(&mut world);
 }
 
@@ -212,6 +214,22 @@ fn let_last_gift_arrive(world: &mut World) {
             return;
         }
         world.run(Duration::from_millis(100));
+    }
+}
+
+/// Whatever happened, honest records prove who owns what, and every present block has its signature.
+fn audit(world: &World) {
+    for host in world.hosts.iter().filter(|host| host.fate == Fate::Member) {
+        let Some(ipam) = &host.ipam else { continue };
+        let audit = ipam.audit_basis().audit(world.steps.clone());
+        assert!(!audit.has_conflict(), "{:#?} (seed {})", audit.conflicts, world.seed);
+        assert_eq!(audit.unowned, []);
+        for block in &audit.blocks {
+            assert_eq!(block.step.proof, Proof::Signed, "{block:?} (seed {})", world.seed);
+        }
+        let owned: u64 =
+            audit.blocks.iter().map(|block| 1 << (32 - block.step.record.prefix.prefix_len())).sum();
+        assert_eq!(owned, 1 << (32 - ipam.config().range.prefix_len()), "every address once");
     }
 }
 

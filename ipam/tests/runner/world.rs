@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use gossip::{PeerId, RecordKey};
-use ipam::{AllocateError, Config, Ipam, JournalEntry, Owner, Presence, Rest, Ticket, Want};
+use gossip::{Kind, PeerId, RecordKey};
+use ipam::audit::{Proof, Step};
+use ipam::{AllocateError, BlockRecord, Config, Ipam, JournalEntry, Owner, Presence, Rest, Ticket, Want};
 use ipnet::Ipv4Net;
 
 /// Small and good enough for tests.
@@ -84,6 +85,8 @@ pub(crate) struct World {
     next_tick: Instant,
     pub(crate) answers: Vec<(usize, Owner, Result<Ipv4Addr, AllocateError>)>,
     pub(crate) granted: usize,
+    /// Everything that was ever published about blocks, as a router's history keeps it.
+    pub(crate) steps: Vec<Step>,
     trace: bool,
 }
 
@@ -109,6 +112,7 @@ impl World {
             next_tick: start,
             answers: Vec::new(),
             granted: 0,
+            steps: Vec::new(),
             trace: std::env::var("IPAM_SIM_TRACE").is_ok(),
         };
         for _ in 0..hosts {
@@ -406,6 +410,10 @@ impl World {
         node.version += 1;
         let stored = (node.boot << 32 | node.version, value);
         let origin = node.id;
+        if let (Kind::BLOCK, Some(value)) = (key.kind, &stored.1) {
+            let record = BlockRecord::decode(value).expect("honest peers publish records");
+            self.steps.push(Step { record, signer: origin, proof: Proof::Signed });
+        }
         node.store.insert((origin, key.clone()), stored.clone());
         self.push(host, origin, &key, &stored);
     }
