@@ -3,8 +3,10 @@
 //! It runs a single-threaded runtime of its own, so that a caller need not know that there is one, and makes a connection for each
 //! call: a caller makes few, and `weaved` may restart between two of them.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::io::ErrorKind;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,6 +27,7 @@ use crate::api::{
     ResetAnswer, ResetRequest, RmpeerAnswer, RmpeerRequest, Status, Target, TargetsRequest, UndoRequest,
     UpRequest, Version,
 };
+use crate::audit::{IpamAudit, IpamHistory};
 use crate::error::ClientError;
 
 /// How long `weaved` may take to accept. It accepts from a loop that does nothing slow, so this is generous.
@@ -61,7 +64,7 @@ pub struct Client {
 /// One call of the API.
 struct Call {
     method: Method,
-    path: &'static str,
+    path: Cow<'static, str>,
     deadline: Duration,
 }
 
@@ -103,6 +106,19 @@ impl Client {
     /// `GET /ipam`
     pub fn ipam(&self) -> Result<Ipam, ClientError> {
         self.get("/ipam")
+    }
+
+    /// `GET /ipam/audit`
+    pub fn ipam_audit(&self) -> Result<IpamAudit, ClientError> {
+        let call = Call { method: Method::GET, path: "/ipam/audit".into(), deadline: CHANGE };
+        decode(&call, self.exchange(&call, Bytes::new())?)
+    }
+
+    /// `GET /ipam/history/ADDRESS`
+    pub fn ipam_history(&self, address: Ipv4Addr) -> Result<IpamHistory, ClientError> {
+        let path = format!("/ipam/history/{address}").into();
+        let call = Call { method: Method::GET, path, deadline: CHANGE };
+        decode(&call, self.exchange(&call, Bytes::new())?)
     }
 
     /// `GET /targets`
@@ -201,7 +217,7 @@ impl Client {
     }
 
     fn get<A: DeserializeOwned>(&self, path: &'static str) -> Result<A, ClientError> {
-        let call = Call { method: Method::GET, path, deadline: LOOK };
+        let call = Call { method: Method::GET, path: path.into(), deadline: LOOK };
         decode(&call, self.exchange(&call, Bytes::new())?)
     }
 
@@ -211,7 +227,7 @@ impl Client {
         deadline: Duration,
         request: &R,
     ) -> Result<A, ClientError> {
-        let call = Call { method: Method::POST, path, deadline };
+        let call = Call { method: Method::POST, path: path.into(), deadline };
         let body = call.body(request)?;
         decode(&call, self.exchange(&call, body)?)
     }
@@ -223,7 +239,7 @@ impl Client {
         deadline: Duration,
         request: &R,
     ) -> Result<(), ClientError> {
-        let call = Call { method: Method::POST, path, deadline };
+        let call = Call { method: Method::POST, path: path.into(), deadline };
         let body = call.body(request)?;
         let (status, answer) = self.exchange(&call, body)?;
         if status.is_success() {

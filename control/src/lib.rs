@@ -3,6 +3,7 @@
 //! HTTP/1.1 with JSON bodies, so that `curl --unix-socket` works too. This crate knows nothing of how the router does its work.
 
 pub mod api;
+pub mod audit;
 pub mod netns;
 pub mod pending;
 

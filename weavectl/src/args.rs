@@ -1,6 +1,6 @@
 //! The command line: every command, option and help text.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
@@ -38,7 +38,8 @@ Exit codes:
   10  join: joined, but no connection yet
   11  status --exit-code: NOT OK
   12  weaved could not be started
-  13  ping: no answer";
+  13  ping: no answer
+  14  ipam audit: a conflict, or a wrong signature";
 
 /// Manage and explain the Weave fabric on this host
 ///
@@ -193,6 +194,20 @@ Example:
         peer: String,
     },
 
+    /// Prove who owns which addresses, and how they came to
+    ///
+    /// Every change of ownership is a record that the owner before has signed. A router keeps the ones that it has seen.
+    #[command(after_help = "\
+Examples:
+  weavectl ipam audit
+  weavectl ipam history 10.32.0.7")]
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Ipam {
+        /// What to prove
+        #[command(subcommand)]
+        what: Proof,
+    },
+
     /// Leave the fabric and forget everything
     ///
     /// Hands the addresses to another peer, detaches the containers of this host, and removes bridge, rules and state. `weaved` goes on
@@ -270,6 +285,29 @@ Example:
 Example:
   weavectl status targets")]
     Targets,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum Proof {
+    /// Check the signatures of all blocks, and name gaps and conflicts
+    ///
+    /// Looks at the records that this router has seen since it joined, 20,000 at most. Steps from before are gaps, which prove nothing
+    /// wrong. A conflict means that two records contradict each other and no later one has settled it, or that a signature is wrong: exit
+    /// code 14.
+    #[command(after_help = "\
+Examples:
+  weavectl ipam audit
+  weavectl ipam audit --json | jq '.conflicts[] | select(.settled | not)'")]
+    Audit,
+    /// Show every step of an address, from its first owner to its present one
+    #[command(after_help = "\
+Example:
+  weavectl ipam history 10.32.0.7")]
+    History {
+        /// An address of the range
+        #[arg(value_name = "ADDR")]
+        address: Ipv4Addr,
+    },
 }
 
 /// What `weaved` is started with; without effect while it is running.

@@ -36,6 +36,8 @@ pub(crate) const NOT_OK: u8 = 11;
 pub(crate) const NOT_STARTED: u8 = 12;
 /// `ping` got no answer.
 pub(crate) const NO_ANSWER: u8 = 13;
+/// `ipam audit` found a conflict.
+pub(crate) const AUDIT_CONFLICT: u8 = 14;
 
 /// What failed, why, what to type.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,6 +145,7 @@ mod tests {
             NOT_OK,
             NOT_STARTED,
             NO_ANSWER,
+            AUDIT_CONFLICT,
         ];
         let help = Args::command().render_long_help().to_string();
         let listed = help.split("Exit codes:").nth(1).unwrap_or_default();

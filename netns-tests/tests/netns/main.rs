@@ -14,6 +14,7 @@ mod fabric;
 mod firewall;
 mod frames;
 mod lab_itself;
+mod ownership;
 mod restart;
 mod state;
 mod support;

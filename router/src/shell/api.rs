@@ -9,13 +9,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path as UrlPath, Request, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use control::api::{self, ApiError, ErrorBody, ErrorCode};
+use control::audit::{IpamAudit, IpamHistory};
 use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 
@@ -104,6 +105,8 @@ fn routes(control: Control) -> Router {
         .route("/connections", get(connections))
         .route("/peers", get(peers))
         .route("/ipam", get(ipam))
+        .route("/ipam/audit", get(ipam_audit))
+        .route("/ipam/history/{address}", get(ipam_history))
         .route("/targets", get(targets))
         .route("/attachments", get(attachments))
         .route("/report", get(report))
@@ -210,6 +213,21 @@ async fn peers(State(control): State<Control>) -> Answer<Vec<api::Peer>> {
 
 async fn ipam(State(control): State<Control>) -> Answer<api::Ipam> {
     answer(control.hub.ask(Call::Ipam).await)
+}
+
+async fn ipam_audit(State(control): State<Control>) -> Answer<IpamAudit> {
+    answer(control.hub.ask(Call::Audit).await)
+}
+
+async fn ipam_history(
+    State(control): State<Control>,
+    UrlPath(address): UrlPath<String>,
+) -> Answer<IpamHistory> {
+    let address = address.parse().map_err(|_| {
+        let text = format!("`{address}` is not an IPv4 address");
+        Failure(refusal_with(ErrorCode::BadRequest, text, "weavectl ipam history 10.32.0.1"))
+    })?;
+    answer(control.hub.ask(|reply| Call::History(address, reply)).await)
 }
 
 async fn targets(State(control): State<Control>) -> Answer<Vec<api::Target>> {

@@ -11,11 +11,11 @@ use control::Client;
 use control::api::{ResetRequest, RmpeerRequest, TargetsRequest};
 use serde_json::json;
 
-use crate::args::{Args, Command, TargetsArgs, Topic};
-use crate::failure::{Failure, NOT_OK, TRY_AGAIN};
+use crate::args::{Args, Command, Proof, TargetsArgs, Topic};
+use crate::failure::{AUDIT_CONFLICT, Failure, NOT_OK, TRY_AGAIN};
 use crate::render::status::Verdict;
 use crate::render::units::plural;
-use crate::render::{attachments, connections, ipam, peers, status, targets};
+use crate::render::{attachments, audit, connections, ipam, peers, status, targets};
 use crate::ui::Ui;
 
 /// Run a command.
@@ -43,6 +43,12 @@ pub(crate) fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
         Command::Expose => expose(&client, ui)?,
         Command::Hide => hide(&client, ui)?,
         Command::Rmpeer { peer } => rmpeer(&client, peer, ui)?,
+        Command::Ipam { what: Proof::Audit } => return audit(&client, ui),
+        Command::Ipam { what: Proof::History { address } } => {
+            let failed = |error| Failure::of_call(&format!("tell the history of {address}"), &error);
+            let answer = client.ipam_history(address).map_err(failed)?;
+            ui.data(&answer, audit::history)?;
+        }
         Command::Reset { force } => reset(&client, ResetRequest { force }, ui)?,
         Command::Report => {
             let report = client.report().map_err(|error| Failure::of_call("get a report", &error))?;
@@ -128,6 +134,15 @@ fn rmpeer(client: &Client, peer: String, ui: &mut Ui) -> Result<(), Failure> {
         ),
         false => format!("{} was removed before\n", answer.peer),
     })
+}
+
+fn audit(client: &Client, ui: &mut Ui) -> Result<ExitCode, Failure> {
+    let answer = client.ipam_audit().map_err(|error| Failure::of_call("audit the addresses", &error))?;
+    ui.data(&answer, audit::audit)?;
+    match answer.verdict.as_str() {
+        "conflict" => Ok(ExitCode::from(AUDIT_CONFLICT)),
+        _ => Ok(ExitCode::SUCCESS),
+    }
 }
 
 /// `weaved` may refuse as well; this much is asked here, since a person wants to know before anything is cut.

@@ -1,6 +1,7 @@
 //! Text for people, as pure functions over the API's types. Nothing here asks, waits or writes.
 
 pub(crate) mod attachments;
+pub(crate) mod audit;
 pub(crate) mod commands;
 pub(crate) mod connections;
 pub(crate) mod ipam;

@@ -5,7 +5,7 @@ use expect_test::expect_file;
 use crate::run::weavectl;
 
 /// Every command that a person can type.
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 24] = [
     "up",
     "join",
     "token",
@@ -22,6 +22,9 @@ const COMMANDS: [&str; 21] = [
     "expose",
     "hide",
     "rmpeer",
+    "ipam",
+    "ipam audit",
+    "ipam history",
     "reset",
     "report",
     "ping",

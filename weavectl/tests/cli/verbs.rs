@@ -278,3 +278,26 @@ fn version_works_without_a_daemon() {
     let json = weavectl(&["--socket", "/nonexistent/weaved.sock", "version", "--json"]);
     assert_eq!(serde_json::from_str::<Value>(json.success()).unwrap()["weaved"], Value::Null);
 }
+
+const AUDIT: &str = r#"{"range":"10.32.0.0/24","verdict":"proven","steps":1,"unowned":[],"conflicts":[],"forged":[],"blocks":[
+    {"prefix":"10.32.0.0/24","owner":"aaaaaaaaaabbbb","owner_name":"host-a","epoch":1,"signer":"aaaaaaaaaabbbb",
+    "signer_name":"host-a","proof":"signed","link":"founded"}]}"#;
+const CONFLICT: &str = r#"{"range":"10.32.0.0/24","verdict":"conflict","steps":0,"unowned":["10.32.0.0/24"],"conflicts":[],
+    "forged":[],"blocks":[]}"#;
+const HISTORY: &str = r#"{"address":"10.32.0.7","steps":[]}"#;
+
+#[test]
+fn audit_ends_in_a_verdict_and_a_conflict_in_a_code() {
+    let fake =
+        daemon(&[("GET /v1/ipam/audit", 200, AUDIT), ("GET /v1/ipam/history/10.32.0.7", 200, HISTORY)]);
+    let text = on(&fake, &["ipam", "audit"]).success().to_owned();
+    assert!(text.contains("\nPROVEN: "), "{text}");
+    let json: Value = serde_json::from_str(on(&fake, &["ipam", "audit", "--json"]).success()).unwrap();
+    assert_eq!(json["verdict"], "proven");
+    assert_eq!(on(&fake, &["ipam", "history", "10.32.0.7"]).success(), "nothing is known of 10.32.0.7\n");
+    on(&fake, &["ipam", "history", "not-an-address"]).failure(2);
+    let fake = daemon(&[("GET /v1/ipam/audit", 200, CONFLICT)]);
+    let output = on(&fake, &["ipam", "audit"]);
+    assert_eq!(output.code, 14);
+    assert!(output.stdout.contains("\nCONFLICT: "), "{output:?}");
+}

@@ -4,6 +4,7 @@
 //! those entries are durable [`Node::settle`], otherwise [`Node::restore`]; then [`Node::poll_output`] until it is empty; then wait until
 //! [`Node::poll_timeout`]. What allocation wants to say leaves only through `settle`, so nothing is promised before it is durable.
 
+mod evidence;
 mod keys;
 mod pump;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use super::session::{
 };
 use keys::NodeKeys;
 
+pub use evidence::{AuditBasis, Evidence};
 pub use view::PeerView;
 
 /// How long an explicit ping waits for its answer.
@@ -101,6 +103,8 @@ pub enum Output {
     BootChanged(u32),
     /// There is, or was, another router with this one's identity: somebody has to act.
     Clone(String),
+    /// A signed record about a block: worth keeping, so that it can be shown later who owns what and why.
+    Evidence(Box<Evidence>),
     /// Something an operator wants to see in the log.
     Notice(String),
 }
@@ -424,8 +428,11 @@ impl Node {
     }
 
     fn publish(&mut self, key: RecordKey, value: Vec<u8>, now: Instant) {
-        if let Err(error) = self.gossip.publish(key, value, now) {
-            self.outputs.push_back(Output::Notice(format!("a record cannot be published: {error}")));
+        match self.gossip.publish(key.clone(), value, now) {
+            Ok(()) => self.keep_evidence(self.me, &key),
+            Err(error) => {
+                self.outputs.push_back(Output::Notice(format!("a record cannot be published: {error}")));
+            }
         }
     }
 

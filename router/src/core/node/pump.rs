@@ -206,6 +206,7 @@ impl Node {
     fn on_gossip_event(&mut self, event: GossipEvent, now: Instant) {
         match event {
             GossipEvent::RecordChanged { origin, key, value } => {
+                self.keep_evidence(origin, &key);
                 self.on_record(origin, key.kind, &key.name, value.as_deref(), now);
             }
             GossipEvent::MemberUp(peer) => {

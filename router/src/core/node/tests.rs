@@ -169,7 +169,7 @@ impl World {
                 Output::InstallRx(_) | Output::RetireRx(_) | Output::SetTx(..) | Output::ClearTx(_) => {}
                 Output::SetAddress(..) | Output::FloodPeers(_) | Output::PeersChanged => {}
                 Output::Removed { by } => host.removed_by = Some(by),
-                Output::BootChanged(_) | Output::Clone(_) | Output::Notice(_) => {}
+                Output::BootChanged(_) | Output::Clone(_) | Output::Notice(_) | Output::Evidence(_) => {}
             }
         }
     }

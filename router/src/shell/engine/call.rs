@@ -9,6 +9,7 @@ use control::api::{
     self, ApiError, Attachment, Connections, ErrorCode, FabricInfo, Ipam, Peer, PingAnswer, Report,
     ResetAnswer, RmpeerAnswer, Status, Target,
 };
+use control::audit::{IpamAudit, IpamHistory};
 use ipnet::{Ipv4Net, Ipv6Net};
 use tokio::sync::{mpsc, oneshot};
 
@@ -63,6 +64,10 @@ pub enum Call {
     Peers(Reply<Vec<Peer>>),
     /// `status ipam`.
     Ipam(Reply<Ipam>),
+    /// `ipam audit`.
+    Audit(Reply<IpamAudit>),
+    /// `ipam history`.
+    History(Ipv4Addr, Reply<IpamHistory>),
     /// `status targets`.
     Targets(Reply<Vec<Target>>),
     /// All of them.

@@ -370,11 +370,13 @@ impl Engine {
         self.exposed = None;
         self.removed_by = None;
         self.clone = None;
+        self.evidence.clear();
         let fail = |error: std::io::Error| super::persist::not_durable(&error.to_string());
         let Some(dir) = &mut self.dir else { return Ok(()) };
         dir.fabric.remove().map_err(fail)?;
         dir.ipam.compact(std::iter::empty()).map_err(fail)?;
         dir.attachments.compact(std::iter::empty()).map_err(fail)?;
+        dir.history.clear().map_err(fail)?;
         let identity = Identity::from_seed(random::bytes());
         dir.identity.store(&identity_file(&identity)).map_err(fail)?;
         self.identity = std::sync::Arc::new(identity);

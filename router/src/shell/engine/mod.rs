@@ -4,6 +4,7 @@
 //! that arrive while the disk works wait for the next turn and share its fsync.
 
 mod adopt;
+mod audit;
 pub mod call;
 mod fabric;
 mod persist;
@@ -83,6 +84,8 @@ pub struct Engine {
     pings: BTreeMap<Ticket, Reply<control::api::PingAnswer>>,
     after_ipam: Vec<AfterPersist>,
     attachment_writes: Vec<(Vec<u8>, AfterPersist)>,
+    /// Signed records that the next turn keeps for audits.
+    evidence: Vec<Vec<u8>>,
     calls: mpsc::Receiver<Call>,
     inputs: mpsc::Receiver<ControlInput>,
     input_sender: mpsc::Sender<ControlInput>,
@@ -125,6 +128,7 @@ impl Engine {
             pings: BTreeMap::new(),
             after_ipam: Vec::new(),
             attachment_writes: Vec::new(),
+            evidence: Vec::new(),
             calls,
             inputs,
             input_sender,
@@ -246,6 +250,7 @@ impl Engine {
                 tracing::error!(text, "another router has this identity");
                 self.clone = Some(text);
             }
+            Output::Evidence(evidence) => self.evidence.push(evidence.encode()),
             Output::Notice(text) => tracing::info!(notice = text, "notice"),
         }
     }

@@ -26,7 +26,8 @@ impl Engine {
         let (attachments, told): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.attachment_writes).into_iter().unzip();
         let waiting = std::mem::take(&mut self.after_ipam);
-        if ipam.is_empty() && attachments.is_empty() {
+        let evidence = std::mem::take(&mut self.evidence);
+        if ipam.is_empty() && attachments.is_empty() && evidence.is_empty() {
             self.let_out(now);
             waiting.into_iter().for_each(|tell| tell(Ok(())));
             return;
@@ -36,6 +37,10 @@ impl Engine {
             let ipam_result = if ipam.is_empty() { Ok(()) } else { dir.ipam.append(&ipam) };
             let attachment_result =
                 if attachments.is_empty() { Ok(()) } else { dir.attachments.append(&attachments) };
+            // Last, since nothing is promised on its strength.
+            if let Err(error) = dir.history.keep(evidence) {
+                tracing::warn!(%error, "signed records are not kept: an audit will have gaps");
+            }
             (dir, ipam_result, attachment_result)
         })
         .await;

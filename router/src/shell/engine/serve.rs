@@ -53,6 +53,8 @@ impl Engine {
             Call::Connections(reply) => drop(reply.send(Ok(self.connections()))),
             Call::Peers(reply) => drop(reply.send(Ok(self.peers()))),
             Call::Ipam(reply) => drop(reply.send(self.ipam())),
+            Call::Audit(reply) => self.audit(reply).await,
+            Call::History(address, reply) => self.history(address, reply).await,
             Call::Targets(reply) => drop(reply.send(Ok(self.targets()))),
             Call::Report(reply) => drop(reply.send(Ok(self.report()))),
             Call::Rmpeer(peer, reply) => self.rmpeer(&peer, reply),

@@ -1,6 +1,7 @@
 //! The state directory: which files there are, who may use them, and what was wrong with them at the start.
 //!
-//! `identity` (keys), `fabric` (membership, secret, targets), `ipam.journal` (leases and blocks), `attachments.journal`. They are
+//! `identity` (keys), `fabric` (membership, secret, targets), `ipam.journal` (leases and blocks), `attachments.journal`, `history.journal` (signed records
+//! for audits). They are
 //! apart so that damage to one costs only what was in it. One router at a time: the directory is locked.
 
 use std::fs::{File, OpenOptions};
@@ -12,6 +13,7 @@ use control::api::{Attachment, Problem};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use super::history::History;
 use super::{CheckedFile, Journal};
 
 /// Entries in a journal beyond which it is rewritten as a snapshot; about a second's work for the disk.
@@ -99,6 +101,8 @@ pub struct StateDir {
     pub ipam: Journal,
     /// Attachments.
     pub attachments: Journal,
+    /// Signed records of ownership.
+    pub history: History,
     _lock: File,
 }
 
@@ -170,6 +174,8 @@ fn read_all(path: &Path, lock: File) -> io::Result<(StateDir, Contents)> {
     note_all(&mut problems, "ipam.journal", ipam.set_aside.as_slice());
     let attachments = Journal::open(path, "attachments.journal")?;
     note_all(&mut problems, "attachments.journal", attachments.set_aside.as_slice());
+    let history = Journal::open(path, "history.journal")?;
+    note_all(&mut problems, "history.journal", history.set_aside.as_slice());
     let contents = Contents {
         identity: identity.value,
         fabric: fabric.value,
@@ -185,6 +191,7 @@ fn read_all(path: &Path, lock: File) -> io::Result<(StateDir, Contents)> {
         fabric: fabric_file,
         ipam: ipam.journal,
         attachments: attachments.journal,
+        history: History::new(history),
         _lock: lock,
     };
     Ok((dir, contents))

@@ -2,6 +2,7 @@
 
 pub mod dir;
 pub mod file;
+pub mod history;
 pub mod journal;
 
 pub use file::CheckedFile;
