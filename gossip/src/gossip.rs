@@ -274,7 +274,11 @@ impl<K: Keys> Gossip<K> {
         self.candidates.remove(&peer);
         self.parked_rumours.remove(&peer);
         for record in self.store.remove_origin(peer) {
-            self.events.push_back(Event::RecordChanged { origin: peer, key: record.key, value: None });
+            self.events.push_back(Event::RecordChanged {
+                origin: peer,
+                key: record.key.clone(),
+                value: None,
+            });
         }
         match self.membership.forget(peer) {
             Some(MemberState::Alive | MemberState::Suspect) => self.emit(Event::MemberDown(peer)),

@@ -1,5 +1,6 @@
 //! Records that come from others: checked in order of cost, parked or refused or taken in, and passed on once.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::gossip::{Event, Gossip};
@@ -96,13 +97,14 @@ impl<K: Keys> Gossip<K> {
                 return;
             }
         }
-        let previous = match self.store.insert(record.clone(), now) {
-            Ok(previous) => previous.and_then(|previous| previous.value),
+        let record = Arc::new(record);
+        let previous = match self.store.insert(Arc::clone(&record), now) {
+            Ok(previous) => previous,
             Err(reason) => return self.quarantine(&record, reason),
         };
         self.stats.records_accepted += 1;
         self.after_change(origin, &key, Some(from), now);
-        if previous != value {
+        if previous.and_then(|previous| previous.value.clone()) != value {
             self.emit(Event::RecordChanged { origin, key: key.clone(), value });
         }
         if key.kind == Kind::PEER {

@@ -24,6 +24,7 @@ pub mod keys;
 mod link;
 pub mod membership;
 pub mod mesh;
+mod origin;
 mod own;
 pub mod peer;
 pub mod record;

@@ -96,7 +96,8 @@ struct Entry {
     /// Missing for a member that was only met and not heard yet.
     proof: Option<[u8; 64]>,
     since: Instant,
-    suspicion: Option<Suspicion>,
+    /// In a box, as hardly anybody is ever suspected.
+    suspicion: Option<Box<Suspicion>>,
 }
 
 #[derive(Debug)]
@@ -288,7 +289,7 @@ impl Membership {
             MemberState::Dead | MemberState::Left => return Change::Nothing,
             MemberState::Alive => {
                 let accusers = by.iter().copied().take(MAX_ACCUSERS).collect();
-                entry.suspicion = Some(Suspicion { started: now, deadline: now, accusers });
+                entry.suspicion = Some(Box::new(Suspicion { started: now, deadline: now, accusers }));
                 (entry.state, entry.since) = (MemberState::Suspect, now);
                 Change::Suspected
             }

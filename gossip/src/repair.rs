@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use crate::gossip::Gossip;
 use crate::keys::Keys;
+use crate::origin::key_bucket;
 use crate::peer::PeerId;
 use crate::record::RecordKey;
-use crate::store::{key_bucket, origin_bucket};
+use crate::store::origin_bucket;
 use crate::wire::{
     self, IDS_PER_MESSAGE, KEY_BUCKETS, KeyDigest, Message, ORIGIN_BUCKETS, ORIGINS_PER_MESSAGE,
     OriginDigest, Range,

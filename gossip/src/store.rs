@@ -3,9 +3,11 @@
 //! It knows nothing of signatures (what is inserted was verified), links or membership.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::hash::{Hasher, mix};
+use crate::hash::mix;
+use crate::origin::{Origin, Phase};
 use crate::peer::PeerId;
 use crate::record::{Kind, Record, RecordKey};
 use crate::stats::DropReason;
@@ -55,33 +57,6 @@ pub struct Store {
     tombstone_age: Duration,
 }
 
-#[derive(Debug, Default)]
-struct Origin {
-    records: BTreeMap<RecordKey, Held>,
-    /// Tombstones by version, so that the oldest is at hand.
-    tombstones: BTreeSet<(u64, RecordKey)>,
-    buckets: [u64; KEY_BUCKETS],
-    standing: Option<Standing>,
-}
-
-#[derive(Debug)]
-struct Held {
-    record: Record,
-    phase: Phase,
-    /// When the next phase begins. Only for tombstones.
-    due: Option<Instant>,
-}
-
-/// Peers do not forget a tombstone at the same moment. The second phase covers the difference: whoever still counts it
-/// and offers it finds it known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Part of the digests.
-    Counted,
-    /// A tombstone past its age: no longer counted, still in the way of the record that it buried.
-    Shield,
-}
-
 impl Store {
     /// An empty store, in which tombstones count for `tombstone_age` and shield for as long again.
     pub fn new(tombstone_age: Duration) -> Self {
@@ -98,24 +73,18 @@ impl Store {
 
     /// The record of an origin under a key, tombstones included.
     pub fn get(&self, origin: PeerId, key: &RecordKey) -> Option<&Record> {
-        Some(&self.origins.get(&origin)?.records.get(key)?.record)
+        Some(&self.origins.get(&origin)?.get(key)?.record)
     }
 
     /// All records of one kind, without tombstones, by origin and key.
     pub fn records(&self, kind: Kind) -> impl Iterator<Item = &Record> {
-        let first = RecordKey::only(kind);
-        self.origins.values().flat_map(move |origin| {
-            let ours = origin.records.range(first.clone()..).take_while(move |(key, _)| key.kind == kind);
-            ours.map(|(_, held)| &held.record).filter(|record| record.value.is_some())
-        })
+        let all = self.origins.values().flat_map(move |origin| origin.of_kind(kind));
+        all.map(|held| &*held.record).filter(|record| record.value.is_some())
     }
 
     /// All records of one origin, tombstones included.
     pub fn of_origin(&self, origin: PeerId) -> impl Iterator<Item = &Record> {
-        self.origins
-            .get(&origin)
-            .into_iter()
-            .flat_map(|origin| origin.records.values().map(|held| &held.record))
+        self.origins.get(&origin).into_iter().flat_map(|origin| origin.records().map(|held| &*held.record))
     }
 
     /// All origins that have records.
@@ -126,12 +95,12 @@ impl Store {
     /// Compares a record with what is held, before the cost of a signature is spent on it.
     pub fn judge(&self, record: &Record) -> Judgement {
         let Some(origin) = self.origins.get(&record.origin) else { return Judgement::News };
-        let Some(held) = origin.records.get(&record.key) else {
-            return match origin.tombstones.first() {
+        let Some(held) = origin.get(&record.key) else {
+            return match origin.tombstones().first() {
                 // It was shed or would be at once.
                 Some((oldest, _))
                     if record.value.is_none()
-                        && origin.is_full_of_tombstones()
+                        && origin.tombstones().len() >= MAX_TOMBSTONES_PER_ORIGIN
                         && record.version <= *oldest =>
                 {
                     Judgement::Stale
@@ -142,35 +111,34 @@ impl Store {
         match record.version.cmp(&held.record.version) {
             std::cmp::Ordering::Less => Judgement::Stale,
             std::cmp::Ordering::Greater => Judgement::News,
-            std::cmp::Ordering::Equal if *record == held.record => Judgement::Repeated,
+            std::cmp::Ordering::Equal if *record == *held.record => Judgement::Repeated,
             std::cmp::Ordering::Equal => Judgement::Equivocation,
         }
     }
 
     /// Takes in a verified record that supersedes what is held. Gives back what it replaced.
-    pub fn insert(&mut self, record: Record, now: Instant) -> Result<Option<Record>, DropReason> {
+    pub fn insert(
+        &mut self,
+        record: impl Into<Arc<Record>>,
+        now: Instant,
+    ) -> Result<Option<Arc<Record>>, DropReason> {
+        let record: Arc<Record> = record.into();
         self.check_room(&record)?;
         let (id, key) = (record.origin, record.key.clone());
         let previous = self.take_out(id, &key);
         let due = record.value.is_none().then(|| now + self.tombstone_age);
         self.schedule.extend(due.map(|at| (at, id, key.clone())));
-        self.change(id, |origin| {
-            if record.value.is_none() {
-                origin.tombstones.insert((record.version, key.clone()));
-            }
-            origin.count(&record);
-            origin.records.insert(key, Held { record, phase: Phase::Counted, due });
-        });
+        self.change(id, |origin| origin.insert(record, due));
         Ok(previous)
     }
 
     /// Gives up the oldest tombstone of an origin that has too many. True when it had.
     pub fn shed_tombstone(&mut self, id: PeerId) -> bool {
         let Some(origin) = self.origins.get(&id) else { return false };
-        if origin.tombstones.len() <= MAX_TOMBSTONES_PER_ORIGIN {
+        if origin.tombstones().len() <= MAX_TOMBSTONES_PER_ORIGIN {
             return false;
         }
-        let (_, key) = origin.tombstones.first().cloned().expect("there are too many");
+        let (_, key) = origin.tombstones().first().cloned().expect("there are too many");
         self.take_out(id, &key);
         true
     }
@@ -180,7 +148,7 @@ impl Store {
         while let Some((at, id, key)) = self.schedule.first().cloned()
             && at <= now
         {
-            let held = self.origins.get_mut(&id).and_then(|origin| origin.records.get_mut(&key));
+            let held = self.origins.get_mut(&id).and_then(|origin| origin.get_mut(&key));
             let held = held.expect("whatever is scheduled is held");
             match held.phase {
                 Phase::Counted => {
@@ -201,7 +169,7 @@ impl Store {
     }
 
     /// Drops all records of an origin and refuses them from now on. Gives back those that were alive.
-    pub fn remove_origin(&mut self, id: PeerId) -> Vec<Record> {
+    pub fn remove_origin(&mut self, id: PeerId) -> Vec<Arc<Record>> {
         if self.removed.len() < MAX_REMOVED {
             self.removed.insert(id);
         }
@@ -273,29 +241,19 @@ impl Store {
         digests.map(|(origin, records, standing)| OriginDigest { origin, records, standing })
     }
 
-    /// The digests of all buckets of an origin's keys, and how many records there are.
+    /// The digests of all buckets of an origin's keys, and how many records there are, tombstones included.
     pub fn key_buckets(&self, id: PeerId) -> ([u64; KEY_BUCKETS], usize) {
-        self.origins.get(&id).map_or(([0; KEY_BUCKETS], 0), |origin| (origin.buckets, origin.records.len()))
+        self.origins.get(&id).map_or(([0; KEY_BUCKETS], 0), |origin| (origin.buckets(), origin.len()))
     }
 
     /// An origin's counted keys in some buckets and a range, in order.
     pub fn key_digests(&self, id: PeerId, mask: u16, range: &Range<RecordKey>) -> Vec<KeyDigest> {
-        let Some(origin) = self.origins.get(&id) else { return Vec::new() };
-        let inside =
-            origin.records.range(bounds(range)).filter(|(key, _)| mask & (1 << key_bucket(key)) != 0);
-        let counted = inside.filter(|(_, held)| held.phase == Phase::Counted);
-        counted
-            .map(|(key, held)| KeyDigest {
-                key: key.clone(),
-                version: held.record.version,
-                check: check(held.record.digest()),
-            })
-            .collect()
+        self.origins.get(&id).map(|origin| origin.key_digests(mask, range)).unwrap_or_default()
     }
 
     fn check_room(&self, record: &Record) -> Result<(), DropReason> {
         match self.origins.get(&record.origin) {
-            Some(origin) if origin.records.contains_key(&record.key) => Ok(()),
+            Some(origin) if origin.get(&record.key).is_some() => Ok(()),
             Some(origin) if record.value.is_some() && origin.live() >= MAX_RECORDS_PER_ORIGIN => {
                 Err(DropReason::OriginFull)
             }
@@ -304,19 +262,13 @@ impl Store {
         }
     }
 
-    fn take_out(&mut self, id: PeerId, key: &RecordKey) -> Option<Record> {
-        let held = self.origins.get(&id)?.records.get(key)?;
+    fn take_out(&mut self, id: PeerId, key: &RecordKey) -> Option<Arc<Record>> {
+        let held = self.origins.get(&id)?.get(key)?;
         if let Some(due) = held.due {
             self.schedule.remove(&(due, id, key.clone()));
         }
         let mut taken = None;
-        self.change(id, |origin| {
-            origin.stop_counting(key);
-            taken = origin.records.remove(key).map(|held| held.record);
-            if let Some(record) = &taken {
-                origin.tombstones.remove(&(record.version, key.clone()));
-            }
-        });
+        self.change(id, |origin| taken = origin.take(key));
         taken
     }
 
@@ -327,7 +279,7 @@ impl Store {
         let before = origin.digest(id);
         change(origin);
         let after = origin.digest(id);
-        if origin.records.is_empty() {
+        if origin.len() == 0 {
             self.origins.remove(&id);
         }
         let sum = self.buckets[bucket].wrapping_sub(before).wrapping_add(after);
@@ -337,74 +289,14 @@ impl Store {
     }
 }
 
-impl Origin {
-    fn live(&self) -> usize {
-        self.records.len() - self.tombstones.len()
-    }
-
-    fn is_full_of_tombstones(&self) -> bool {
-        self.tombstones.len() >= MAX_TOMBSTONES_PER_ORIGIN
-    }
-
-    fn sum(&self) -> u64 {
-        self.buckets.iter().fold(0, |sum, bucket| sum.wrapping_add(*bucket))
-    }
-
-    /// What the origin adds to its bucket; nothing when nothing of it counts, as others may have forgotten it by then.
-    fn digest(&self, id: PeerId) -> u64 {
-        let sum = self.sum();
-        if sum == 0 {
-            return 0;
-        }
-        let mut hasher = Hasher::default();
-        hasher.write(&id.0);
-        hasher.write(&sum.to_be_bytes());
-        if let Some(standing) = self.standing {
-            hasher.write(&standing.incarnation.to_be_bytes());
-            hasher.write(&[standing.class as u8]);
-        }
-        hasher.finish()
-    }
-
-    fn count(&mut self, record: &Record) {
-        let bucket = &mut self.buckets[key_bucket(&record.key)];
-        *bucket = bucket.wrapping_add(record.digest());
-    }
-
-    fn stop_counting(&mut self, key: &RecordKey) {
-        let Some(held) = self.records.get_mut(key) else { return };
-        match held.phase {
-            Phase::Counted => {
-                held.phase = Phase::Shield;
-                let bucket = &mut self.buckets[key_bucket(key)];
-                *bucket = bucket.wrapping_sub(held.record.digest());
-            }
-            Phase::Shield => {}
-        }
-    }
-}
-
 /// The bucket of an origin. Ids are hashes, so that the first bits are as good as any.
 pub(crate) fn origin_bucket(id: PeerId) -> usize {
     usize::from(id.0[0]) * ORIGIN_BUCKETS / 256
 }
 
-/// The bucket of a key within its origin.
-pub(crate) fn key_bucket(key: &RecordKey) -> usize {
-    let mut hasher = Hasher::default();
-    hasher.write(&[key.kind.0]);
-    hasher.write(&key.name);
-    usize::try_from(hasher.finish() % KEY_BUCKETS as u64).expect("a small number")
-}
-
 /// What a bucket adds to the root; nothing while it is empty.
 fn share(bucket: usize, sum: u64) -> u64 {
     if sum == 0 { 0 } else { mix(sum ^ mix(bucket as u64 + 1)) }
-}
-
-/// The part of a digest that goes along with a version.
-fn check(digest: u64) -> u32 {
-    u32::try_from(digest >> 32).expect("half of it")
 }
 
 fn bounds<T: Ord + Clone>(range: &Range<T>) -> (std::ops::Bound<T>, std::ops::Bound<T>) {
