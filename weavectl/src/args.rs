@@ -276,6 +276,9 @@ Example:
   weavectl status peers")]
     Peers,
     /// Show who owns which addresses, and which are in use here
+    ///
+    /// The bar is the range from its first to its last address, as wide as the terminal; the table says which letter is whose: `#` is this
+    /// router, `+` owners without a letter of their own, `.` nobody that is known.
     #[command(after_help = "\
 Example:
   weavectl status ipam")]

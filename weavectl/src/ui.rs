@@ -8,6 +8,9 @@ use serde_json::json;
 use crate::failure::{FAILED, Failure};
 use crate::render::paint::Paint;
 
+/// Columns where there is no terminal.
+const WIDTH: usize = 80;
+
 /// How data is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
@@ -36,6 +39,12 @@ impl Ui {
     /// Whether data may have colour.
     pub(crate) fn paint(&self) -> Paint {
         Paint::for_stream(&io::stdout())
+    }
+
+    /// Columns of a line of data: the terminal's, or what fits a file that somebody reads.
+    pub(crate) fn width(&self) -> usize {
+        let terminal = rustix::termios::tcgetwinsize(io::stdout()).ok();
+        terminal.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0).unwrap_or(WIDTH)
     }
 
     /// Data: as JSON when asked for, otherwise what `text` makes of it.

@@ -84,7 +84,8 @@ fn detail(client: &Client, topic: Topic, ui: &mut Ui) -> Result<(), Failure> {
         }
         Topic::Ipam => {
             let answer = client.ipam().map_err(|error| Failure::of_call("list addresses", &error))?;
-            ui.data(&answer, ipam::ipam)
+            let width = ui.width();
+            ui.data(&answer, |answer, paint| ipam::ipam(answer, width, paint))
         }
         Topic::Targets => {
             let answer = client.targets().map_err(|error| Failure::of_call("list targets", &error))?;

@@ -2,6 +2,7 @@
 
 use control::api::{Ipam, IpamOwner};
 
+use super::bar::{Legend, bar};
 use super::connections::drops;
 use super::paint::{Paint, Tone};
 use super::table::{Cell, cell, table, toned};
@@ -10,15 +11,19 @@ use super::units::{percent, plural, short};
 /// How many blocks of an owner are listed; `--json` and `report` have all that `weaved` says.
 const SHOWN_BLOCKS: usize = 4;
 
-/// Owners of the range, then the addresses in use here.
-pub(crate) fn ipam(ipam: &Ipam, paint: Paint) -> String {
+/// The range as a bar of owners, who they are, then the addresses in use here.
+pub(crate) fn ipam(ipam: &Ipam, width: usize, paint: Paint) -> String {
     let summary = &ipam.summary;
     let total = 1u64 << (32 - u32::from(summary.range.prefix_len()));
-    let rows: Vec<Vec<Cell>> = ipam.owners.iter().map(|owner| owner_row(owner, ipam, total)).collect();
+    let legend = Legend::of(ipam);
+    let rows: Vec<Vec<Cell>> =
+        ipam.owners.iter().map(|owner| owner_row(owner, ipam, &legend, total)).collect();
     let mut text =
         format!("{} and {}: {}\n\n", summary.range, summary.range6, plural(total, "address", "addresses"));
+    text.push_str(&bar(ipam, &legend, width, paint));
+    text.push('\n');
     text.push_str(&table(
-        &["OWNER", "ADDRESSES", "SHARE", "BLOCKS", "DETAIL"],
+        &["BAR", "OWNER", "ADDRESSES", "SHARE", "BLOCKS", "DETAIL"],
         &rows,
         "nobody owns anything",
         paint,
@@ -37,7 +42,7 @@ pub(crate) fn ipam(ipam: &Ipam, paint: Paint) -> String {
     text
 }
 
-fn owner_row(owner: &IpamOwner, ipam: &Ipam, total: u64) -> Vec<Cell> {
+fn owner_row(owner: &IpamOwner, ipam: &Ipam, legend: &Legend<'_>, total: u64) -> Vec<Cell> {
     let summary = &ipam.summary;
     let detail = match owner.state.as_str() {
         "self" => {
@@ -54,6 +59,7 @@ fn owner_row(owner: &IpamOwner, ipam: &Ipam, total: u64) -> Vec<Cell> {
         blocks.push_str(&format!(", {} more", owner.blocks.len() - SHOWN_BLOCKS));
     }
     vec![
+        cell(legend.letter(&owner.peer).to_string()),
         cell(format!("{}({})", owner.nickname, short(&owner.peer))),
         cell(owner.addresses.to_string()),
         cell(percent(owner.addresses, total)),

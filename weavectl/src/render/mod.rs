@@ -2,6 +2,7 @@
 
 pub(crate) mod attachments;
 pub(crate) mod audit;
+pub(crate) mod bar;
 pub(crate) mod commands;
 pub(crate) mod connections;
 pub(crate) mod ipam;

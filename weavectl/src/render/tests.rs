@@ -252,9 +252,12 @@ fn ipam_by_owner_and_by_use() {
     expect![[r#"
         10.32.0.0/12 and fd12:3456:789a::/48: 1048576 addresses
 
-        OWNER               ADDRESSES  SHARE  BLOCKS                                                          DETAIL
-        host-a(aaaaaaaaaa)  786432     75.0%  10.32.0.0/13, 10.40.0.0/14                                      this router: 2 in use, 1 resting
-        host-b(bbbbbbbbbb)  262144     25.0%  10.44.0.0/17, 10.45.0.0/17, 10.46.0.0/17, 10.47.0.0/18, 1 more  unreachable!
+        [###########################################################AA..AAA..AAA..AAA..]
+        10.32.0.0                                                          10.47.255.255
+
+        BAR  OWNER               ADDRESSES  SHARE  BLOCKS                                                          DETAIL
+        #    host-a(aaaaaaaaaa)  786432     75.0%  10.32.0.0/13, 10.40.0.0/14                                      this router: 2 in use, 1 resting
+        A    host-b(bbbbbbbbbb)  262144     25.0%  10.44.0.0/17, 10.45.0.0/17, 10.46.0.0/17, 10.47.0.0/18, 1 more  unreachable!
 
         IN USE HERE  BY
         10.32.0.1    weave:expose
@@ -262,7 +265,7 @@ fn ipam_by_owner_and_by_use() {
 
         RECORDS QUARANTINED       TIMES
         two records of one epoch  1
-    "#]].assert_eq(&ipam::ipam(&from::<Ipam>(value), Paint::Plain));
+    "#]].assert_eq(&ipam::ipam(&from::<Ipam>(value), 80, Paint::Plain));
 }
 
 #[test]
@@ -272,7 +275,7 @@ fn whole_address_space_has_a_size() {
                      "unreachable": 0, "unknown": 0 },
         "owners": [], "leases": [], "quarantined": [],
     });
-    assert!(ipam::ipam(&from::<Ipam>(value), Paint::Plain).contains("4294967296 addresses"));
+    assert!(ipam::ipam(&from::<Ipam>(value), 80, Paint::Plain).contains("4294967296 addresses"));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::core::node::{Node, Pong};
 use crate::core::session::{ConnectionState, ConnectionView, Direction, Want};
 use crate::shell::state::dir::FabricFile;
 
-/// Blocks listed for one owner; state is near one block a peer, so more are rare.
+/// Blocks listed for one owner, the largest ones; state is near one block a peer, so more are rare.
 const MAX_BLOCKS: usize = 64;
 
 pub(super) fn lease(node: &Node, file: &FabricFile, lease: &ipam::Lease, fresh: bool) -> call::Lease {
@@ -202,12 +202,7 @@ impl Engine {
                 nickname: node.nickname(owner.peer),
                 state: owner_word(node, owner.peer).to_owned(),
                 addresses: owner.addresses,
-                blocks: owner
-                    .blocks
-                    .iter()
-                    .take(MAX_BLOCKS)
-                    .map(|block| api::Block { prefix: block.prefix, epoch: block.epoch })
-                    .collect(),
+                blocks: largest(&owner.blocks),
             })
             .collect();
         let leases = node.leases().map(|(owner, address)| api::Lease { address, owner: owner.0 }).collect();
@@ -367,6 +362,15 @@ impl Engine {
         }
         problems
     }
+}
+
+/// The largest blocks of an owner, in ascending order.
+fn largest(blocks: &[ipam::Block]) -> Vec<api::Block> {
+    let mut all: Vec<&ipam::Block> = blocks.iter().collect();
+    all.sort_by_key(|block| (block.prefix.prefix_len(), block.prefix));
+    all.truncate(MAX_BLOCKS);
+    all.sort_by_key(|block| block.prefix);
+    all.into_iter().map(|block| api::Block { prefix: block.prefix, epoch: block.epoch }).collect()
 }
 
 fn peer_counts(running: &Running) -> api::PeerCounts {
