@@ -90,6 +90,10 @@ pub struct UpRequest {
     /// Password to stretch into the fabric's secret; a random secret unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<String>,
+    /// Hosts that create the fabric together, this one among them: nicknames, each with `=ADDRESS` where the name cannot be looked up.
+    /// Needs a password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seeds: Option<Vec<String>>,
 }
 
 /// `POST /join`. No `Debug`: it holds the fabric's secret.

@@ -210,7 +210,7 @@ impl Ipam {
     }
 
     fn lacks_share(&self) -> bool {
-        if self.leaving.is_some() || self.removals.is_removed(self.me) {
+        if self.leaving.is_some() || self.claim.is_some() || self.removals.is_removed(self.me) {
             return false;
         }
         // Free addresses say the same without a look at the whole map.

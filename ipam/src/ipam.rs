@@ -17,6 +17,7 @@ use crate::map::{Holding, OwnerMap};
 use crate::message::{Message, MessageError};
 use crate::record::{BlockRecord, FreeRecord, RecordError, RemovalRecord};
 use crate::removal::Removals;
+use crate::seed::Claim;
 use crate::space::{Space, Use, Woken};
 use crate::span::Span;
 use crate::tidy::Tidying;
@@ -206,6 +207,9 @@ pub struct Ipam {
     pub(crate) removals: Removals,
     pub(crate) forwarding: Forwarding,
     pub(crate) tidying: Tidying,
+    /// The part that this peer takes as a seed, before it is taken.
+    pub(crate) claim: Option<Claim>,
+    pub(crate) part_taken: Option<PeerId>,
     pub(crate) leaving: Option<PeerId>,
     /// Before it nothing is given away: this peer has come back, and perhaps it was removed meanwhile.
     pub(crate) listens_until: Option<Instant>,
@@ -239,6 +243,8 @@ impl Ipam {
             removals: Removals::default(),
             forwarding: Forwarding::default(),
             tidying: Tidying::default(),
+            claim: None,
+            part_taken: None,
             leaving: None,
             listens_until: None,
             lost: BTreeMap::new(),
@@ -366,6 +372,7 @@ impl Ipam {
         self.note_member(peer);
         self.peers.entry(peer).or_default().presence = Some(presence);
         if presence == Presence::Reachable {
+            self.hear_before_claim(now);
             self.asks.hurry(now);
             self.removals.hurry(now);
             self.forwarding.hurry(self.config.removal_patience, now);
@@ -485,13 +492,15 @@ impl Ipam {
         let ask = self.asks.next_wakeup().map(|at| (at, "request for space"));
         let removal = self.removals.next_wakeup().map(|at| (at, "takeover of a removed peer's space"));
         let forward = self.forwarding.next_wakeup().map(|at| (at, "space that an heir may not know of"));
+        let claim = self.next_claim().map(|at| (at, "part of a seed"));
         let tidying = self.tidying.next_wakeup().map(|at| (at, "scraps to give back"));
         let report = self.report_is_due().then_some((self.next_report, "report of free space"));
-        [deadline, rest, ask, removal, forward, tidying, report].into_iter().flatten().min()
+        [deadline, rest, ask, removal, forward, claim, tidying, report].into_iter().flatten().min()
     }
 
     /// Everything that time and events make possible: waiting callers served, requests and takeovers moved on.
     pub(crate) fn turn(&mut self, now: Instant) {
+        self.claim_part_due(now);
         self.take_over_due(now);
         self.nudge_heirs(now);
         self.forward_due(now);

@@ -78,7 +78,8 @@ pub(crate) enum Command {
 Examples:
   weavectl up
   weavectl up --ipalloc-range 10.40.0.0/16
-  weavectl up --password-file /root/fabric-password --listen 192.0.2.10:6783")]
+  weavectl up --password-file /root/fabric-password --listen 192.0.2.10:6783
+  weavectl up --password-file /root/fabric-password --seeds host-a,host-b,host-c=192.0.2.13")]
     Up(UpArgs),
 
     /// Enter the fabric that the token names
@@ -353,6 +354,13 @@ pub(crate) struct UpArgs {
     /// `-` reads standard input. The last newline does not count.
     #[arg(long, value_name = "FILE")]
     pub(crate) password_file: Option<PathBuf>,
+    /// Create the fabric on all hosts of a list at once
+    ///
+    /// Nicknames, this host's among them, in any order, each with `=ADDR` where the name cannot be looked up. The same list, range and
+    /// password on every seed make the same fabric without a word between them; each seed takes its part of the range. Other hosts join
+    /// by a token. Hosts with different lists are in different fabrics and refuse each other, naming both lists.
+    #[arg(long, value_name = "NAME[=ADDR],...", value_delimiter = ',', requires = "password_file")]
+    pub(crate) seeds: Option<Vec<String>>,
     #[command(flatten)]
     pub(crate) daemon: DaemonArgs,
 }

@@ -3,5 +3,6 @@
 mod behaviour;
 mod formats;
 mod scale;
+mod seeds;
 mod sim;
 mod world;

@@ -94,9 +94,28 @@ pub(crate) struct World {
 const SLACK: Duration = Duration::from_millis(1);
 
 impl World {
+    /// Hosts that each take one part of the range.
+    pub(crate) fn of_seeds(seed: u64, range: Ipv4Net, parts: &[Ipv4Net]) -> World {
+        let mut world = World::empty(seed, range);
+        for part in parts {
+            let host = world.add_host();
+            world.with(host, |ipam, now| ipam.found_part(vec![*part], now));
+        }
+        world
+    }
+
     pub(crate) fn new(seed: u64, range: Ipv4Net, hosts: usize) -> World {
+        let mut world = World::empty(seed, range);
+        for _ in 0..hosts {
+            world.add_host();
+        }
+        world.with(0, |ipam, now| ipam.found(now));
+        world
+    }
+
+    fn empty(seed: u64, range: Ipv4Net) -> World {
         let start = Instant::now();
-        let mut world = World {
+        World {
             rng: Rng::new(seed),
             seed,
             start,
@@ -114,12 +133,7 @@ impl World {
             granted: 0,
             steps: Vec::new(),
             trace: std::env::var("IPAM_SIM_TRACE").is_ok(),
-        };
-        for _ in 0..hosts {
-            world.add_host();
         }
-        world.with(0, |ipam, now| ipam.found(now));
-        world
     }
 
     pub(crate) fn add_host(&mut self) -> usize {

@@ -16,6 +16,7 @@ mod frames;
 mod lab_itself;
 mod ownership;
 mod restart;
+mod seeds;
 mod state;
 mod support;
 mod udp;

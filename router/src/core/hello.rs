@@ -44,6 +44,8 @@ pub const REQUEST_LENGTH: usize = 288;
 pub const REPLY_LENGTH: usize = PADDING + MAC;
 /// Length of a REJECT.
 pub const REJECT_LENGTH: usize = 54;
+/// Longest note behind a REJECT, so that it stays shorter than the request.
+const MAX_NOTE: usize = REQUEST_LENGTH - REJECT_LENGTH;
 const PREFIX: usize = ECHO;
 const SIGNATURE_LABEL: &[u8] = b"weave hello v1";
 
@@ -241,8 +243,8 @@ impl Reject {
         Some(Self { reason, echo, fabric, named, oldest: OLDEST_VERSION, newest: VERSION })
     }
 
-    /// The bytes.
-    pub fn emit(&self) -> SealedDatagram {
+    /// The bytes; with words for whoever operates the dialler, as far as there is room: still shorter than any request.
+    pub fn emit(&self, note: Option<&str>) -> SealedDatagram {
         let mut bytes = vec![0; REJECT_LENGTH];
         bytes[0] = REJECT;
         bytes[1] = VERSION;
@@ -257,6 +259,9 @@ impl Reject {
         bytes[ECHO..52].copy_from_slice(&self.named.0);
         bytes[52] = self.oldest;
         bytes[53] = self.newest;
+        bytes.extend(
+            note.map(|note| &note.as_bytes()[..note.floor_char_boundary(MAX_NOTE)]).unwrap_or_default(),
+        );
         SealedDatagram::new(bytes)
     }
 
@@ -281,6 +286,13 @@ impl Reject {
             newest: bytes[53],
         })
     }
+}
+
+/// The words behind a REJECT, if there are any. Anybody on the path can write them: they are shown and decide nothing.
+pub fn reject_note(bytes: &[u8]) -> Option<String> {
+    let note = bytes.get(REJECT_LENGTH..).filter(|note| !note.is_empty() && note.len() <= MAX_NOTE)?;
+    let text = std::str::from_utf8(note).ok()?;
+    Some(text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect())
 }
 
 fn mac_key(keys: &FabricKeys) -> hmac::Key {
@@ -388,7 +400,13 @@ mod tests {
         let reject =
             Reject::answer(&bytes, RejectReason::ForeignFabric, FabricId([2; 16])).expect("an answer");
         assert_eq!((reject.fabric, reject.named), (FabricId([2; 16]), FabricId([1; 16])));
-        assert_eq!(Reject::parse(reject.emit().as_bytes()), Some(reject));
+        assert_eq!(Reject::parse(reject.emit(None).as_bytes()), Some(reject));
+        assert_eq!(reject_note(reject.emit(None).as_bytes()), None);
+        let noted = reject.emit(Some(&"ä".repeat(300)));
+        assert_eq!(Reject::parse(noted.as_bytes()), Some(reject));
+        assert_eq!(reject_note(noted.as_bytes()), Some("ä".repeat(MAX_NOTE / 2)));
+        assert!(noted.as_bytes().len() <= REQUEST_LENGTH);
+        assert_eq!(reject_note(reject.emit(Some("a\x1b[2Jb")).as_bytes()), Some("a\u{fffd}[2Jb".to_owned()));
         assert_eq!(Reject::answer(&bytes[..40], RejectReason::Version, FabricId([2; 16])), None);
     }
 

@@ -8,5 +8,6 @@ pub mod identity;
 pub mod mac;
 pub mod node;
 pub mod sealed;
+pub mod seeds;
 pub mod session;
 pub mod token;

@@ -31,7 +31,7 @@ pub(crate) fn up(client: &Client, args: &UpArgs, ui: &mut Ui) -> Result<(), Fail
     let password = password(args.password_file.as_deref())?;
     daemon::ensure(client, &args.daemon, ui)?;
     let with_password = password.is_some();
-    let request = UpRequest { range: args.ipalloc_range, password };
+    let request = UpRequest { range: args.ipalloc_range, password, seeds: args.seeds.clone() };
     let info = client.up(&request).map_err(|error| Failure::of_call("create a fabric", &error))?;
     let done = if info.changed { "created fabric" } else { "this router is in fabric" };
     ui.note(&format!(

@@ -27,6 +27,7 @@ use super::hello::Capabilities;
 use super::identity::Identity;
 use super::mac::Mac;
 use super::sealed::SealedDatagram;
+use super::seeds::Seeds;
 use super::session::{
     Channel, LaneId, RandomSource, RxLaneKey, SessionConfig, Sessions, TxLaneKey, Want as SessionWant,
 };
@@ -205,6 +206,22 @@ impl Node {
     /// This router creates the fabric and owns its whole range.
     pub fn found(&mut self, now: Instant) {
         self.ipam.found(now);
+    }
+
+    /// The fabric started from a list of seeds.
+    pub fn set_seeds(&mut self, seeds: &Seeds) {
+        self.sessions.set_seeds(seeds.to_string());
+    }
+
+    /// This router is a seed of the fabric and takes its part of the range.
+    pub fn found_part(&mut self, parts: Vec<Ipv4Net>, now: Instant) {
+        self.ipam.found_part(parts, now);
+        self.pump(now);
+    }
+
+    /// Who has the part that was meant for this router, if it came to nothing.
+    pub fn part_taken_by(&self) -> Option<PeerId> {
+        self.ipam.part_taken_by()
     }
 
     /// Puts allocation into the state that the durable journal describes, at the start and after a journal could not be written.

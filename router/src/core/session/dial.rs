@@ -71,7 +71,7 @@ impl Round {
     }
 
     fn failure(&mut self) -> Failure {
-        if let Some((address, refusal)) = self.refused {
+        if let Some((address, refusal)) = self.refused.clone() {
             return Failure::Refused { address, refusal };
         }
         if self.candidates.is_empty() {

@@ -25,8 +25,8 @@ pub use lane_keys::{Cipher, LaneId, LaneKeys, RxLaneKey, TxLaneKey};
 pub use random::RandomSource;
 pub use sessions::Sessions;
 pub use types::{
-    Channel, ConnectionState, ConnectionView, Direction, DownReason, Failure, Newer, Refusal, SessionConfig,
-    SessionEvent, Want,
+    Channel, ConnectionState, ConnectionView, Direction, DownReason, Failure, Newer, OTHER_SEEDS, Refusal,
+    SessionConfig, SessionEvent, Want,
 };
 
 #[cfg(test)]

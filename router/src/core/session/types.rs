@@ -188,8 +188,11 @@ impl fmt::Display for DownReason {
     }
 }
 
+/// How a refusal because of the list of seeds begins.
+pub const OTHER_SEEDS: &str = "other list of seeds";
+
 /// What the far side says for refusing us. Not authenticated: anybody on the path can say it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Refusal {
     /// It belongs to another fabric.
     ForeignFabric {
@@ -197,6 +200,13 @@ pub enum Refusal {
         ours: FabricId,
         /// Theirs.
         theirs: FabricId,
+    },
+    /// The same password and range, and another list of seeds, so another fabric.
+    OtherSeeds {
+        /// Our list.
+        ours: String,
+        /// Theirs.
+        theirs: String,
     },
     /// Same fabric, other secret.
     WrongSecret {
@@ -217,16 +227,17 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    pub(super) fn from_reject(reject: &Reject, ours: FabricId) -> Self {
-        match reject.reason {
-            RejectReason::ForeignFabric => Self::ForeignFabric { ours, theirs: reject.fabric },
-            RejectReason::WrongSecret => Self::WrongSecret { fabric: reject.fabric },
-            RejectReason::Version => Self::Version {
+    pub(super) fn from_reject(reject: &Reject, ours: FabricId, lists: Option<(String, String)>) -> Self {
+        match (reject.reason, lists) {
+            (RejectReason::ForeignFabric, Some((ours, theirs))) => Self::OtherSeeds { ours, theirs },
+            (RejectReason::ForeignFabric, None) => Self::ForeignFabric { ours, theirs: reject.fabric },
+            (RejectReason::WrongSecret, _) => Self::WrongSecret { fabric: reject.fabric },
+            (RejectReason::Version, _) => Self::Version {
                 oldest: reject.oldest,
                 newest: reject.newest,
                 ours: crate::core::hello::VERSION,
             },
-            RejectReason::Removed => Self::Removed,
+            (RejectReason::Removed, _) => Self::Removed,
         }
     }
 }
@@ -236,6 +247,9 @@ impl fmt::Display for Refusal {
         match self {
             Self::ForeignFabric { ours, theirs } => {
                 write!(f, "other fabric: it is in `{theirs}`, this router is in `{ours}`")
+            }
+            Self::OtherSeeds { ours, theirs } => {
+                write!(f, "{OTHER_SEEDS}: it started from `{theirs}`, this router from `{ours}`")
             }
             Self::WrongSecret { fabric } => write!(f, "wrong secret or range for fabric `{fabric}`"),
             Self::Version { oldest, newest, ours } => {

@@ -8,7 +8,7 @@ use data_encoding::BASE64;
 use ipnet::Ipv4Net;
 
 use super::call::{refusal, refusal_with};
-use super::{Engine, Running};
+use super::{Engine, Running, seeds};
 use crate::core::advert::EndpointAdvert;
 use crate::core::fabric::{FabricId, FabricKeys, Secret};
 use crate::core::hello::Capabilities;
@@ -50,6 +50,7 @@ struct Started {
 impl Engine {
     pub(super) async fn up(&mut self, request: api::UpRequest) -> Result<FabricInfo, ApiError> {
         let range = request.range.unwrap_or_else(|| DEFAULT_RANGE.parse().unwrap_or_default());
+        let seeds = request.seeds.as_deref().map(seeds::parse).transpose()?;
         if let Some(running) = &self.running {
             if request.range.is_some_and(|range| range != running.file.range) {
                 return Err(refusal_with(
@@ -58,26 +59,45 @@ impl Engine {
                     "weavectl reset, then weavectl up again",
                 ));
             }
+            if let Some((seeds, _)) = &seeds {
+                seeds::check_same(seeds, &running.file.seeds)?;
+            }
             return self.found_again();
         }
         check_range(range)?;
-        let fabric = FabricId(random::bytes());
-        let secret = match &request.password {
-            Some(password) => stretch(password, fabric)?,
-            None => Secret::from_bytes(random::bytes()),
-        };
-        let file = FabricFile {
-            fabric: fabric.to_string(),
+        let mut file = FabricFile {
+            fabric: String::new(),
             peer: self.identity.peer_id().to_string(),
             range,
-            secret: BASE64.encode(secret.expose()),
+            secret: String::new(),
             from_password: request.password.is_some(),
             founder: true,
+            seeds: Vec::new(),
             boot: 0,
             targets: Vec::new(),
             hidden: false,
             known: Vec::new(),
         };
+        let fabric = match seeds {
+            None => FabricId(random::bytes()),
+            Some((seeds, targets)) => {
+                let fabric =
+                    seeds::fabric(&seeds, &self.config.nickname, range, request.password.as_deref())?;
+                file.targets = targets
+                    .into_iter()
+                    .filter(|(name, _)| *name != self.config.nickname)
+                    .map(|(_, at)| at)
+                    .collect();
+                file.seeds = seeds.names().to_vec();
+                fabric
+            }
+        };
+        let secret = match &request.password {
+            Some(password) => stretch(password, fabric)?,
+            None => Secret::from_bytes(random::bytes()),
+        };
+        file.fabric = fabric.to_string();
+        file.secret = BASE64.encode(secret.expose());
         self.enter(file).await?;
         self.info(true)
     }
@@ -86,6 +106,7 @@ impl Engine {
     fn found_again(&mut self) -> Result<FabricInfo, ApiError> {
         if let Some(running) = &mut self.running
             && running.file.founder
+            && running.file.seeds.is_empty()
             && running.node.ipam_summary().peers.is_empty()
         {
             running.node.found(Instant::now());
@@ -131,6 +152,7 @@ impl Engine {
             secret: BASE64.encode(secret.expose()),
             from_password,
             founder: false,
+            seeds: Vec::new(),
             boot: 0,
             targets: token.addresses.iter().map(ToString::to_string).collect(),
             hidden: false,
@@ -185,8 +207,21 @@ impl Engine {
         }
         // Not by the boot counter: a founder that died before its claim was durable has to claim again. One whose journal was damaged
         // may have given space away, and learns from its peers what is left.
-        if file.founder && ipam.is_empty() && (!self.unsure || file.known.is_empty()) {
-            node.found(now);
+        let founds = file.founder && ipam.is_empty() && (!self.unsure || file.known.is_empty());
+        match seeds::of_file(&file) {
+            None if founds => node.found(now),
+            None => {}
+            Some(list) => {
+                node.set_seeds(&list);
+                let part = list.part(&self.config.nickname, file.range);
+                match part.map_err(|error| error.to_string()) {
+                    Ok(part) if founds => node.found_part(part, now),
+                    Ok(_) => {}
+                    Err(error) if founds => tracing::error!(error, "this seed takes no part of the range"),
+                    // Renamed since: its part was taken long ago.
+                    Err(_) => {}
+                }
+            }
         }
         node.announce(Mac::of_host(node.me()), EndpointAdvert::default(), now);
         for target in &file.targets {

@@ -8,6 +8,7 @@ mod audit;
 pub mod call;
 mod fabric;
 mod persist;
+mod seeds;
 mod serve;
 mod view;
 

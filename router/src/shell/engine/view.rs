@@ -10,7 +10,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use super::call::{self, refusal_with};
 use super::{Engine, Running, fabric};
 use crate::core::node::{Node, Pong};
-use crate::core::session::{ConnectionState, ConnectionView, Direction, Want};
+use crate::core::session::{ConnectionState, ConnectionView, Direction, OTHER_SEEDS, Want};
 use crate::shell::state::dir::FabricFile;
 
 /// Blocks listed for one owner, the largest ones; state is near one block a peer, so more are rare.
@@ -309,8 +309,15 @@ impl Engine {
                 Some(name) => (name.clone(), format!("weavectl rmpeer {name}")),
                 None => (address.clone(), format!("weavectl forget {address}")),
             };
-            let hint =
-                format!("check that UDP port 6783 is open both ways; if it is gone for good: {way_out}");
+            let hint = match reason.contains(OTHER_SEEDS) {
+                true => {
+                    "weavectl reset where the list is wrong, then weavectl up with the same list everywhere"
+                        .to_owned()
+                }
+                false => {
+                    format!("check that UDP port 6783 is open both ways; if it is gone for good: {way_out}")
+                }
+            };
             add("unreachable", "error", format!("{who} cannot be reached: {reason}"), &hint);
         }
         for (mac, peers) in running.node.contested() {
@@ -329,6 +336,26 @@ impl Engine {
                 "warning",
                 text,
                 "weavectl status ipam; owners that are gone for good: weavectl rmpeer PEER",
+            );
+        }
+        if space.contested > 0 {
+            add(
+                "ipam-contested",
+                "error",
+                format!("{} addresses are claimed by two peers; nobody allocates from them", space.contested),
+                "weavectl ipam audit names who signed what",
+            );
+        }
+        if let Some(owner) = running.node.part_taken_by() {
+            let text = format!(
+                "the part of the range that is this seed's belongs to {} already: it took a share instead",
+                running.node.nickname(owner)
+            );
+            add(
+                "seed-part-taken",
+                "warning",
+                text,
+                "if this host has lost its state: weavectl rmpeer with the id that it had before",
             );
         }
         for takeover in &space.takeovers {

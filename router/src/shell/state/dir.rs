@@ -41,6 +41,9 @@ pub struct FabricFile {
     pub from_password: bool,
     /// Whether this router created the fabric.
     pub founder: bool,
+    /// Names of the hosts that created it together, if it has no single founder.
+    #[serde(default)]
+    pub seeds: Vec<String>,
     /// How often this router was started with this fabric; orders its records over restarts.
     pub boot: u32,
     /// Addresses to dial, as given.

@@ -8,8 +8,9 @@ use boringtun::noise::{Packet, Tunn, TunnResult};
 use gossip::PeerId;
 
 use super::{CHALLENGE_EVERY, CloneWatch, Sessions};
-use crate::core::hello::{Hello, HelloError, HelloKind, Reject, RejectReason};
+use crate::core::hello::{Hello, HelloError, HelloKind, Reject, RejectReason, reject_note};
 use crate::core::sealed::SealedDatagram;
+use crate::core::seeds::same_family;
 use crate::core::session::bucket::Taken;
 use crate::core::session::common::Purpose;
 use crate::core::session::drops::DropReason;
@@ -57,7 +58,9 @@ impl Sessions {
         if self.rejects.take(now) == Taken::Token
             && let Some(reject) = Reject::answer(hello, reason, self.common.keys.fabric())
         {
-            self.common.send(from, reject.emit());
+            // Only for those whose password and range are the same: the list names hosts.
+            let kin = reason == RejectReason::ForeignFabric && same_family(reject.named, reject.fabric);
+            self.common.send(from, reject.emit(self.seeds.as_deref().filter(|_| kin)));
         }
     }
 
@@ -185,7 +188,9 @@ impl Sessions {
         if probe.to != from {
             return Err(DropReason::RejectUnasked);
         }
-        let refusal = Refusal::from_reject(&reject, self.common.keys.fabric());
+        let lists = self.seeds.clone().zip(reject_note(bytes));
+        let lists = lists.filter(|_| same_family(reject.fabric, self.common.keys.fabric()));
+        let refusal = Refusal::from_reject(&reject, self.common.keys.fabric(), lists);
         match probe.purpose {
             Purpose::Peer(id) => self.with_peer(id, now, |peer, _| peer.refused(from, refusal)),
             Purpose::Target => {

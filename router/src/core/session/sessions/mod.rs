@@ -60,6 +60,8 @@ pub struct Sessions {
     rejects: Bucket,
     handshakes: Bucket,
     clone: CloneWatch,
+    /// The list of seeds that the fabric started from, if it did.
+    seeds: Option<String>,
 }
 
 /// What is known about another router with our identity.
@@ -95,7 +97,13 @@ impl Sessions {
             rejects: Bucket::new(REJECTS_PER_SECOND, REJECTS_PER_SECOND * BURST_SECONDS, now),
             handshakes: Bucket::new(HANDSHAKES_PER_SECOND, HANDSHAKES_PER_SECOND * BURST_SECONDS, now),
             clone: CloneWatch::None,
+            seeds: None,
         }
+    }
+
+    /// The fabric started from this list: told to those that started from another one, so that somebody can put it right.
+    pub fn set_seeds(&mut self, list: String) {
+        self.seeds = Some(list);
     }
 
     // ---- In ----

@@ -170,7 +170,7 @@ fn a_forged_reject_does_not_keep_the_true_answer_out() {
     let hello = world.record[0].clone();
     let fabric = crate::core::fabric::FabricId([1; 16]);
     let reject = Reject::answer(&hello.bytes, RejectReason::Removed, fabric).expect("an answer");
-    let bytes = reject.emit().as_bytes().to_vec();
+    let bytes = reject.emit(None).as_bytes().to_vec();
     world.deliver(&Sent { from: hello.to, to: hello.from, bytes, ..hello });
     world.run(Duration::from_secs(1));
     assert!(world.is_up(0, 1));
