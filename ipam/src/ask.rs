@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use gossip::PeerId;
 use ipnet::Ipv4Net;
 
-use crate::ipam::{Ipam, Presence, Ticket};
+use crate::ipam::{Ipam, Presence, Ticket, Trust};
 use crate::map::Standing;
 use crate::message::{Deny, Message};
 use crate::record::BlockRecord;
@@ -210,7 +210,8 @@ impl Ipam {
     }
 
     fn lacks_share(&self) -> bool {
-        if self.leaving.is_some() || self.claim.is_some() || self.removals.is_removed(self.me) {
+        let waits = self.claim.is_some() || self.trust == Trust::Unsure;
+        if self.leaving.is_some() || waits || self.removals.is_removed(self.me) {
             return false;
         }
         // Free addresses say the same without a look at the whole map.

@@ -74,6 +74,16 @@ pub enum Presence {
     Left,
 }
 
+/// Whether what the journal tells of own space can be relied on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Trust {
+    /// It is whole.
+    #[default]
+    Sure,
+    /// Entries may be missing, and with them what was given away: nothing is handed out or given before the fabric was heard.
+    Unsure,
+}
+
 /// An address that was handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lease {
@@ -213,6 +223,7 @@ pub struct Ipam {
     pub(crate) leaving: Option<PeerId>,
     /// Before it nothing is given away: this peer has come back, and perhaps it was removed meanwhile.
     pub(crate) listens_until: Option<Instant>,
+    pub(crate) trust: Trust,
     pub(crate) lost: BTreeMap<u32, Arc<str>>,
     pub(crate) waiting: BTreeMap<Ticket, Waiting>,
     pub(crate) deadlines: BTreeSet<(Instant, Ticket)>,
@@ -247,6 +258,7 @@ impl Ipam {
             part_taken: None,
             leaving: None,
             listens_until: None,
+            trust: Trust::Sure,
             lost: BTreeMap::new(),
             waiting: BTreeMap::new(),
             deadlines: BTreeSet::new(),

@@ -42,7 +42,9 @@ mod tidy;
 
 pub use config::Config;
 pub use error::AllocateError;
-pub use ipam::{Answer, HandoverError, Ipam, Lease, Owner, Presence, Publish, Rest, Ticket, Transmit, Want};
+pub use ipam::{
+    Answer, HandoverError, Ipam, Lease, Owner, Presence, Publish, Rest, Ticket, Transmit, Trust, Want,
+};
 pub use journal::{JournalEntry, JournalError};
 pub use map::Standing;
 pub use message::{MAX_MESSAGE, MessageError};

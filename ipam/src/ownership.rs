@@ -10,7 +10,7 @@ use gossip::PeerId;
 use ipnet::Ipv4Net;
 
 use crate::Ipam;
-use crate::ipam::Publish;
+use crate::ipam::{Publish, Trust};
 use crate::journal::JournalEntry;
 use crate::map::{Change, Holding, Outcome, Standing};
 use crate::record::{BlockRecord, block_key};
@@ -22,6 +22,7 @@ impl Ipam {
         holding.owner == self.me
             && holding.signer == self.me
             && holding.standing == Standing::Clean
+            && self.trust == Trust::Sure
             && !self.removals.is_removed(self.me)
     }
 

@@ -500,8 +500,9 @@ impl Ipam {
         }
     }
 
-    /// The one who had removed us turns out to be removed itself, by somebody whose word counts more.
-    fn regain(&mut self) {
+    /// Everything that is ours can be used again: the one who had removed us turns out to be removed itself, by somebody whose
+    /// word counts more, or our own journal is believed.
+    pub(crate) fn regain(&mut self) {
         let own: Vec<Span> =
             self.map.iter().filter(|(_, holding)| self.is_usable(holding)).map(|(span, _)| span).collect();
         for span in own {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use ipnet::Ipv4Net;
 
 use crate::Ipam;
-use crate::ipam::Publish;
+use crate::ipam::{Publish, Trust};
 use crate::journal::JournalEntry;
 use crate::map::{Holding, Standing};
 use crate::record::{BlockRecord, block_key};
@@ -71,20 +71,30 @@ impl Ipam {
         Ok(())
     }
 
+    /// Before [`Ipam::restored`]: entries of the journal may be missing. Own space is out of use until [`Ipam::trust`].
+    pub fn distrust(&mut self) {
+        self.trust = Trust::Unsure;
+    }
+
+    /// The fabric was heard: what is still ours is ours, and is used again. No-op unless [`Ipam::distrust`] was called.
+    pub fn trust(&mut self, now: Instant) {
+        if std::mem::replace(&mut self.trust, Trust::Sure) == Trust::Unsure {
+            self.regain();
+            self.put_to_rest(now);
+            self.drop_foreign_leases();
+            self.pass_on(now);
+            self.turn(now);
+        }
+    }
+
     /// All entries are in: rebuilds what follows from them, and publishes again what others may have missed.
     pub fn restored(&mut self, now: Instant) {
         self.listens_until = (!self.records.is_empty()).then(|| now + self.config.removal_settle);
-        let usable: Vec<Span> =
-            self.map.iter().filter(|(_, holding)| self.is_usable(holding)).map(|(span, _)| span).collect();
-        for span in usable {
-            self.space.gain(span);
+        if self.trust == Trust::Sure {
+            self.regain();
+            self.put_to_rest(now);
+            self.drop_foreign_leases();
         }
-        for addr in std::mem::take(&mut self.restoring) {
-            if self.map.at(addr).is_some_and(|holding| self.is_usable(&holding)) {
-                self.space.put_to_rest(addr, now + self.config.rest);
-            }
-        }
-        self.drop_foreign_leases();
         self.publish_all();
         self.take_up_offers(now);
         self.pass_on(now);
@@ -123,13 +133,22 @@ impl Ipam {
                 .leases()
                 .map(|(addr, holder)| JournalEntry::Lease { addr: address(addr), owner: Arc::clone(holder) }),
         );
-        entries.extend(self.space.resting().map(|addr| JournalEntry::Resting { addr: address(addr) }));
+        let resting = self.space.resting().chain(self.restoring.iter().copied());
+        entries.extend(resting.map(|addr| JournalEntry::Resting { addr: address(addr) }));
         entries.extend(
             self.lost
                 .iter()
                 .map(|(&addr, holder)| JournalEntry::Lost { addr: address(addr), owner: Arc::clone(holder) }),
         );
         entries
+    }
+
+    fn put_to_rest(&mut self, now: Instant) {
+        for addr in std::mem::take(&mut self.restoring) {
+            if self.map.at(addr).is_some_and(|holding| self.is_usable(&holding)) {
+                self.space.put_to_rest(addr, now + self.config.rest);
+            }
+        }
     }
 
     fn check_range(&self, found: Ipv4Net) -> Result<(), RestoreError> {

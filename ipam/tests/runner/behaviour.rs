@@ -538,3 +538,25 @@ fn a_cancelled_request_is_not_answered() {
     ipam.handle_timeout(now + PATIENCE);
     assert_eq!(ipam.poll_answer(), None);
 }
+
+/// What was given away stands only in the part of the journal that was lost.
+#[test]
+fn a_damaged_journal_gives_nothing_before_the_fabric_was_heard() {
+    let now = Instant::now();
+    let (me, asker) = (PeerId([1; 16]), PeerId([2; 16]));
+    let mut ipam = Ipam::new(Config::new("10.32.0.0/24".parse().unwrap()), me, 1, now);
+    ipam.found(now);
+    let first: Vec<JournalEntry> = std::iter::from_fn(|| ipam.poll_persist()).collect();
+    let mut late = Ipam::new(Config::new("10.32.0.0/24".parse().unwrap()), me, 1, now);
+    for entry in first {
+        late.restore(entry).unwrap();
+    }
+    late.distrust();
+    late.restored(now);
+    assert_eq!(late.own_blocks(), []);
+    late.handle_reachable(asker, Presence::Reachable, now);
+    let taken = BlockRecord { prefix: "10.32.0.128/25".parse().unwrap(), owner: asker, epoch: 3 };
+    late.handle_record(asker, &taken.key(), Some(&taken.encode()), now).unwrap();
+    late.trust(now);
+    assert_eq!(late.own_blocks(), ["10.32.0.0/25".parse().unwrap()]);
+}

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gossip::{Gossip, Kind, MemberState, PeerId, RecordKey};
-use ipam::{AllocateError, Ipam, JournalEntry, Lease, Owner, Removal, Ticket, Want};
+use ipam::{AllocateError, Ipam, JournalEntry, Lease, Owner, Removal, Ticket, Trust, Want};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::advert::{EndpointAdvert, PeerAdvert};
@@ -165,6 +165,8 @@ pub struct Node {
     remembered: BTreeSet<SocketAddr>,
     flood: BTreeSet<PeerId>,
     pings: BTreeMap<u64, PendingPing>,
+    /// Whether the journal is believed.
+    trust: Trust,
     next_ping: u64,
     seed: u64,
     outputs: VecDeque<Output>,
@@ -203,6 +205,7 @@ impl Node {
         }
     }
 
+            trust: Trust::Sure,
     /// This router creates the fabric and owns its whole range.
     pub fn found(&mut self, now: Instant) {
         self.ipam.found(now);
@@ -237,6 +240,19 @@ impl Node {
         }
         self.ipam.restored(now);
         self.retell_ipam(now);
+    /// Before [`Node::restore`]: entries of the journal may be missing. What others were given by us, or by whom, has to be heard
+    /// before any address of ours is handed out or given away.
+    pub fn distrust_journal(&mut self) {
+        self.trust = Trust::Unsure;
+    }
+
+    /// The fabric was heard since [`Node::distrust_journal`].
+    pub fn trust_journal(&mut self, now: Instant) {
+        self.trust = Trust::Sure;
+        self.ipam.trust(now);
+        self.pump(now);
+    }
+
         // Gossip and sessions keep no list of who was removed; the journal does.
         self.heed_removals(now);
         wrong
@@ -253,6 +269,10 @@ impl Node {
         self.pump(now);
     }
 
+        match self.trust {
+            Trust::Sure => {}
+            Trust::Unsure => self.ipam.distrust(),
+        }
     /// The time of [`Node::poll_timeout`] has come.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.sessions.handle_timeout(now);

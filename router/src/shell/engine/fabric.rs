@@ -202,6 +202,9 @@ impl Engine {
             capabilities: offered(self.config.cipher, processor()),
         };
         let mut node = Node::new(config, random::seed(), Box::new(random::fill), now);
+        if self.unsure {
+            node.distrust_journal();
+        }
         for wrong in node.restore(ipam, now) {
             tracing::error!(wrong, "entry of the allocation journal does not fit");
         }

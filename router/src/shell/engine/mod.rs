@@ -309,6 +309,9 @@ impl Engine {
         if self.unsure && self.has_heard_fabric(now) {
             tracing::info!("the fabric was heard again; addresses are leased again");
             self.unsure = false;
+            if let Some(running) = &mut self.running {
+                running.node.trust_journal(now);
+            }
         }
         self.compact().await;
     }
