@@ -4,13 +4,14 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use gossip::RecordKey;
 use ipnet::Ipv4Net;
 
 use crate::Ipam;
 use crate::ipam::{Publish, Trust};
 use crate::journal::JournalEntry;
 use crate::map::{Holding, Standing};
-use crate::record::{BlockRecord, block_key};
+use crate::record::{BlockRecord, FreeRecord, block_key};
 use crate::span::Span;
 
 /// Why a journal does not fit this allocator: its configuration was changed, or it belongs to another fabric.
@@ -172,6 +173,19 @@ impl Ipam {
             if let Some(holder) = self.space.drop_lease(addr) {
                 self.remember_lost(addr, holder);
             }
+        }
+    }
+
+    /// Somebody published, with our identity, what is filed under `key`: a copy of this router, or an earlier life of it. What we
+    /// still say there is said again, or gossip would take it for forgotten and withdraw it.
+    pub fn publish_again(&mut self, key: &RecordKey) {
+        let block = self.records.values().find(|record| record.key() == *key).map(BlockRecord::encode);
+        let mut claims = self.removals.claims().filter(|claim| claim.heir == self.me);
+        let removal = claims.find(|claim| claim.key() == *key).map(|claim| claim.encode());
+        let free =
+            self.reported.filter(|_| FreeRecord::key() == *key).map(|free| FreeRecord { free }.encode());
+        if let Some(value) = block.or(removal).or(free) {
+            self.out.publish(Publish { key: key.clone(), value: Some(value) });
         }
     }
 

@@ -228,8 +228,7 @@ impl Node {
                 let text = format!("record {key:?} of {} is quarantined: {reason:?}", origin.short());
                 self.outputs.push_back(Output::Notice(text));
             }
-            // Endpoints that still hold are published again at the start; the rest gossip retires. Allocation judges its own.
-            GossipEvent::OwnRecordFound { key, value } => self.tell_ipam(self.me, &key, Some(&value), now),
+            GossipEvent::OwnRecordFound { key, value } => self.on_own_record(&key, &value, now),
             GossipEvent::CloneSuspected { boot, .. } => {
                 let text = "records of this router exist that it did not write: its state directory is a copy or was rolled back";
                 self.outputs.push_back(Output::Clone(text.to_owned()));
@@ -263,6 +262,25 @@ impl Node {
 
     fn on_peer_record(&mut self, origin: PeerId, value: Option<&[u8]>, now: Instant) {
         let Some(value) = value else { return };
+    /// An earlier life of this router said this, or a copy of it does. What still holds is said again; the rest gossip retires.
+    fn on_own_record(&mut self, key: &RecordKey, value: &[u8], now: Instant) {
+        match key.kind {
+            Kind::PEER => self.publish_self(now),
+            Kind::ENDPOINT => {
+                let mac = <[u8; 6]>::try_from(key.name.as_slice()).map(crate::core::mac::Mac);
+                if let Some(advert) = mac.ok().and_then(|mac| self.local.get(&mac)) {
+                    self.publish(key.clone(), advert.emit(), now);
+                }
+            }
+            Kind::BLOCK | Kind::FREE_SPACE | Kind::REMOVAL => {
+                self.tell_ipam(self.me, key, Some(value), now);
+                self.ipam.publish_again(key);
+            }
+            // Of a newer version of this program; gossip looks after adjacency itself.
+            _ => {}
+        }
+    }
+
         match PeerAdvert::parse(origin, value) {
             Ok(advert) => {
                 self.sessions.set_peer(origin, advert.public(), advert.addresses.clone(), now);
