@@ -372,6 +372,12 @@ impl Ipam {
         }
     }
 
+    /// Tells a peer of all removals. For one that was removed and came back: it may listen only for a while, in which it must
+    /// hear of it even when much of what is sent is lost.
+    pub fn tell_removals(&mut self, to: PeerId) {
+        self.send_removals(to);
+    }
+
     pub(crate) fn handle_removal_query(&mut self, from: PeerId, query: &RemovalQuery, now: Instant) {
         let RemovalQuery { round, removal, digest } = *query;
         if removal.heir != from {

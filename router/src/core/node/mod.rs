@@ -43,9 +43,11 @@ const MAX_PINGS: usize = 256;
 /// Rounds of moving messages between the parts in one turn. Each round only handles what the last one caused, so a handful is
 /// enough; the bound keeps a bug from hanging the router.
 const MAX_ROUNDS: usize = 64;
-/// How long a removed peer that comes back may listen before it is refused: several rounds of anti-entropy, in which it finds the
-/// record of its removal and gives up its blocks.
+/// How long a removed peer that comes back may listen before it is refused: it is told again and again of its removal, so that it
+/// gives up its blocks.
 const REMOVED_MAY_LISTEN: Duration = Duration::from_secs(15);
+/// How often it is told meanwhile.
+const REMOVED_IS_TOLD: Duration = Duration::from_secs(1);
 /// Endpoint records for addresses that containers brought themselves.
 const MAX_FOREIGN_MACS: usize = 1024;
 
@@ -143,6 +145,19 @@ struct PendingPing {
     sent: Instant,
 }
 
+/// A removed peer that may still listen.
+#[derive(Debug, Clone, Copy)]
+struct Door {
+    closes: Instant,
+    tell_at: Instant,
+}
+
+impl Door {
+    fn open(now: Instant) -> Door {
+        Door { closes: now + REMOVED_MAY_LISTEN, tell_at: now }
+    }
+}
+
 /// See the module's text.
 pub struct Node {
     me: PeerId,
@@ -150,11 +165,15 @@ pub struct Node {
     range6: Ipv6Net,
     gossip: Gossip<NodeKeys>,
     ipam: Ipam,
+    /// Whether the journal is believed.
+    trust: Trust,
     sessions: Sessions,
     endpoints: Endpoints,
     peers: BTreeMap<PeerId, PeerAdvert>,
     /// Peers that were removed, and when the door closes on one that came back: it first learns of its removal.
-    removed: BTreeMap<PeerId, Option<Instant>>,
+    removed: BTreeMap<PeerId, Option<Door>>,
+    /// How many removals were heeded.
+    heeded: usize,
     /// Addresses of local containers and of the host, by MAC.
     local: BTreeMap<Mac, EndpointAdvert>,
     /// Of these, the ones that nobody attached.
@@ -165,8 +184,6 @@ pub struct Node {
     remembered: BTreeSet<SocketAddr>,
     flood: BTreeSet<PeerId>,
     pings: BTreeMap<u64, PendingPing>,
-    /// Whether the journal is believed.
-    trust: Trust,
     next_ping: u64,
     seed: u64,
     outputs: VecDeque<Output>,
@@ -188,10 +205,12 @@ impl Node {
             range6,
             gossip,
             ipam,
+            trust: Trust::Sure,
             sessions,
             endpoints: Endpoints::new(me),
             peers: BTreeMap::new(),
             removed: BTreeMap::new(),
+            heeded: 0,
             local: BTreeMap::new(),
             foreign: BTreeSet::new(),
             my_addresses: Vec::new(),
@@ -205,7 +224,19 @@ impl Node {
         }
     }
 
-            trust: Trust::Sure,
+    /// Before [`Node::restore`]: entries of the journal may be missing. What others were given by us, or by whom, has to be heard
+    /// before any address of ours is handed out or given away.
+    pub fn distrust_journal(&mut self) {
+        self.trust = Trust::Unsure;
+    }
+
+    /// The fabric was heard since [`Node::distrust_journal`].
+    pub fn trust_journal(&mut self, now: Instant) {
+        self.trust = Trust::Sure;
+        self.ipam.trust(now);
+        self.pump(now);
+    }
+
     /// This router creates the fabric and owns its whole range.
     pub fn found(&mut self, now: Instant) {
         self.ipam.found(now);
@@ -238,21 +269,12 @@ impl Node {
                 wrong.push(format!("entry {index}: {why}"));
             }
         }
+        match self.trust {
+            Trust::Sure => {}
+            Trust::Unsure => self.ipam.distrust(),
+        }
         self.ipam.restored(now);
         self.retell_ipam(now);
-    /// Before [`Node::restore`]: entries of the journal may be missing. What others were given by us, or by whom, has to be heard
-    /// before any address of ours is handed out or given away.
-    pub fn distrust_journal(&mut self) {
-        self.trust = Trust::Unsure;
-    }
-
-    /// The fabric was heard since [`Node::distrust_journal`].
-    pub fn trust_journal(&mut self, now: Instant) {
-        self.trust = Trust::Sure;
-        self.ipam.trust(now);
-        self.pump(now);
-    }
-
         // Gossip and sessions keep no list of who was removed; the journal does.
         self.heed_removals(now);
         wrong
@@ -269,10 +291,6 @@ impl Node {
         self.pump(now);
     }
 
-        match self.trust {
-            Trust::Sure => {}
-            Trust::Unsure => self.ipam.distrust(),
-        }
     /// The time of [`Node::poll_timeout`] has come.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.sessions.handle_timeout(now);
@@ -434,7 +452,9 @@ impl Node {
     /// When to call `handle_timeout`, and why.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let ping = self.pings.values().map(|p| (p.sent + PING_DEADLINE, "ping deadline")).min();
-        let refusal = self.removed.values().flatten().min().map(|at| (*at, "refuse a removed peer"));
+        let doors = self.removed.values().flatten();
+        let refusal =
+            doors.map(|door| (door.closes.min(door.tell_at), "tell or refuse a removed peer")).min();
         [self.sessions.poll_timeout(), self.gossip.poll_timeout(), self.ipam.poll_timeout(), ping, refusal]
             .into_iter()
             .flatten()
@@ -514,15 +534,18 @@ impl Node {
     }
 
     fn refuse_removed(&mut self, now: Instant) {
-        let due: Vec<PeerId> = self
-            .removed
-            .iter()
-            .filter(|(_, at)| at.is_some_and(|at| at <= now))
-            .map(|(peer, _)| *peer)
-            .collect();
-        for peer in due {
-            self.sessions.refuse_peer(peer, now);
-            self.removed.insert(peer, None);
+        for (peer, door) in &mut self.removed {
+            match door {
+                Some(Door { closes, .. }) if *closes <= now => {
+                    self.sessions.refuse_peer(*peer, now);
+                    *door = None;
+                }
+                Some(Door { tell_at, .. }) if *tell_at <= now => {
+                    *tell_at = now + REMOVED_IS_TOLD;
+                    self.ipam.tell_removals(*peer);
+                }
+                Some(_) | None => {}
+            }
         }
     }
 

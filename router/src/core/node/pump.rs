@@ -6,7 +6,7 @@ use std::time::Instant;
 use gossip::{Event as GossipEvent, Kind, MemberState, PeerId, RecordKey};
 use ipam::Presence as IpamPresence;
 
-use super::{MAX_ROUNDS, Node, Output, Pong, REMOVED_MAY_LISTEN};
+use super::{Door, MAX_ROUNDS, Node, Output, Pong};
 use crate::core::advert::{EndpointAdvert, PeerAdvert};
 use crate::core::endpoints::Presence;
 use crate::core::session::{Channel, LaneKeys, Newer, SessionEvent, Want as SessionWant};
@@ -120,7 +120,7 @@ impl Node {
             return;
         }
         let connected = self.sessions.address(peer).is_some();
-        self.removed.insert(peer, connected.then_some(now + REMOVED_MAY_LISTEN));
+        self.removed.insert(peer, connected.then_some(Door::open(now)));
         self.gossip.remove_peer(peer, now);
         self.set_presence(peer, Presence::Gone);
     }
@@ -129,8 +129,8 @@ impl Node {
         match event {
             SessionEvent::Up { peer, .. } => {
                 self.gossip.handle_link_up(peer, now);
-                if let Some(close @ None) = self.removed.get_mut(&peer) {
-                    *close = Some(now + REMOVED_MAY_LISTEN);
+                if let Some(door @ None) = self.removed.get_mut(&peer) {
+                    *door = Some(Door::open(now));
                 }
                 // The fabric is found: gossip keeps the links that it needs.
                 for address in std::mem::take(&mut self.remembered) {
@@ -180,6 +180,8 @@ impl Node {
                 if let Err(error) = self.ipam.handle_message(peer, bytes, now) {
                     tracing::debug!(peer = %peer.short(), %error, "allocation message refused");
                 }
+                // Heirs hear of removals by message as well.
+                self.heed_new_removals(now);
             }
             Channel::Ping => self.on_ping(peer, bytes, now),
         }
@@ -260,8 +262,6 @@ impl Node {
         }
     }
 
-    fn on_peer_record(&mut self, origin: PeerId, value: Option<&[u8]>, now: Instant) {
-        let Some(value) = value else { return };
     /// An earlier life of this router said this, or a copy of it does. What still holds is said again; the rest gossip retires.
     fn on_own_record(&mut self, key: &RecordKey, value: &[u8], now: Instant) {
         match key.kind {
@@ -281,6 +281,8 @@ impl Node {
         }
     }
 
+    fn on_peer_record(&mut self, origin: PeerId, value: Option<&[u8]>, now: Instant) {
+        let Some(value) = value else { return };
         match PeerAdvert::parse(origin, value) {
             Ok(advert) => {
                 self.sessions.set_peer(origin, advert.public(), advert.addresses.clone(), now);
@@ -307,9 +309,16 @@ impl Node {
         }
     }
 
+    fn heed_new_removals(&mut self, now: Instant) {
+        if self.ipam.removed().count() != self.heeded {
+            self.heed_removals(now);
+        }
+    }
+
     /// Refuses whoever was removed; says so if it was this router.
     pub(super) fn heed_removals(&mut self, now: Instant) {
         let removed: Vec<(PeerId, PeerId)> = self.ipam.removed().collect();
+        self.heeded = removed.len();
         for (peer, by) in removed {
             if peer == self.me {
                 self.outputs.push_back(Output::Removed { by });

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use gossip::{Kind, MAX_VALUE, MemberState, PeerId, RecordKey, codec};
-use ipam::Owner;
+use gossip::{Kind, MAX_VALUE, Member, MemberState, PeerId, RecordKey, codec};
+use ipam::{Ipam, Owner};
 
 use super::Node;
 use crate::core::advert::PeerAdvert;
@@ -105,6 +105,26 @@ impl Node {
     /// Allocation in numbers.
     pub fn ipam_summary(&self) -> ipam::Summary {
         self.ipam.summary()
+    }
+
+    /// Allocation, to look at.
+    pub fn ipam(&self) -> &Ipam {
+        &self.ipam
+    }
+
+    /// The digest of all that gossip knows: the same where the same is known.
+    pub fn gossip_digest(&self) -> u64 {
+        self.gossip.digest()
+    }
+
+    /// What gossip holds back for all neighbours together.
+    pub fn gossip_waiting(&self) -> usize {
+        self.gossip.waiting()
+    }
+
+    /// What gossip thinks of each member, by id.
+    pub fn members(&self) -> impl Iterator<Item = Member> {
+        self.gossip.members()
     }
 
     /// Allocation records that were refused, by reason.
