@@ -8,6 +8,7 @@ mod demo;
 mod fuzz;
 mod netns;
 mod setup;
+mod sim;
 mod steps;
 mod test;
 mod tidy;
@@ -60,6 +61,8 @@ enum Command {
     /// Run the property tests of all decoders and state machines with many cases
     #[command(after_help = "Example:\n  cargo xtask fuzz --seconds 600")]
     Fuzz(fuzz::Args),
+    /// Simulate whole fabrics on a virtual clock, with faults drawn from a seed; `--help` has its own words
+    Sim(sim::Args),
     /// Install the system packages that the other commands need
     #[command(
         after_help = "Example:\n  cargo xtask setup           for everything but the rivals of the benchmark\n  \
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Command::Netns(args) => netns::run(&args, &ui),
         Command::Bench(args) => bench::run(&args, &ui),
         Command::Fuzz(args) => fuzz::run(&args, &ui),
+        Command::Sim(args) => sim::run(&args, &ui),
         Command::Setup(args) => setup::run(&args, &ui),
     };
     match result {

@@ -8,7 +8,7 @@ use crate::cargo::{self, Counts};
 use crate::steps::Steps;
 use crate::tools::{self, Need};
 use crate::ui::Ui;
-use crate::{bench, netns, setup, tidy};
+use crate::{bench, netns, setup, sim, tidy};
 
 /// The command.
 pub(crate) fn run(ui: &Ui) -> Result<()> {
@@ -24,6 +24,7 @@ pub(crate) fn run(ui: &Ui) -> Result<()> {
         cargo::test(cargo::cargo().args(["test", "--workspace", "--locked", "--no-fail-fast"]))
     });
     steps.run("benchmarks, each once", || benches_once().map(nothing_counted));
+    steps.run("simulation, a short round", || sim::short_round().map(nothing_counted));
     steps.run("kernel tests of the router", kernel_tests);
     steps.run("programs, optimised", || cargo::build_programs().map(drop).map(nothing_counted));
     steps.run("black-box tests in namespaces", || netns::test(&netns::Args::default()));

@@ -13,13 +13,14 @@ use crate::cargo;
 const MAX_LINES: usize = 1000;
 
 /// Which of our own crates each crate may depend on: dependencies point inwards.
-const MAY_DEPEND_ON: [(&str, &[&str]); 9] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 10] = [
     ("gossip", &[]),
     ("ipam", &["gossip"]),
     ("control", &[]),
     ("router", &["control", "gossip", "ipam"]),
     ("weavectl", &["control"]),
     ("cni-plugin", &["control"]),
+    ("sim", &["gossip", "ipam", "router"]),
     ("benches", &["router"]),
     ("netns-tests", &[]),
     ("xtask", &["netns-tests"]),

@@ -1,0 +1,273 @@
+//! The end of a life: faults stop, operators put right what only they can, and all views have to become the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use gossip::{MemberState, PeerId};
+use ipam::Standing;
+use router::core::mac::Mac;
+
+use super::operator::Order;
+use super::{What, World};
+use crate::history::Subject;
+use crate::model::{Check, Failure, Fate};
+
+/// Time before the operators look: removals and deaths have spread.
+const FIRST_LOOK: Duration = Duration::from_secs(45);
+/// Views have to agree so long after the faults stopped: the longest pauses of a minute twice over, and the operators' own time.
+const BOUND: Duration = Duration::from_secs(300);
+/// How often they look again at what is left of peers that are gone.
+const NEXT_LOOK: Duration = Duration::from_secs(30);
+/// The quiet time in which bytes are counted.
+const QUIET: Duration = Duration::from_secs(20);
+/// Bytes that one quiet router may send in a second, headers not counted. Small fabrics have more probes for each peer.
+const QUIET_BYTES: u64 = 10_000;
+/// Datagrams that one quiet router may send in a second.
+const QUIET_DATAGRAMS: u64 = 100;
+
+/// How a life ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settled {
+    /// From the end of the faults until all views were the same.
+    pub took: Duration,
+    /// Bytes that one quiet router sends in a second.
+    pub quiet_bytes: u64,
+}
+
+/// What keeps views from being the same.
+struct Difference {
+    check: Check,
+    text: String,
+    subject: Subject,
+}
+
+impl World {
+    /// Ends all faults and waits until everything is in order again.
+    pub fn settle(&mut self) -> Result<Settled, Failure> {
+        let start = self.now;
+        self.history.note(self.now, 0, "FAULTS STOP");
+        self.stop_faults();
+        for host in 0..self.hosts.len() as u16 {
+            if self.model.fate(host) != Fate::Gone {
+                self.start(host)?;
+            }
+        }
+        self.run(self.now + FIRST_LOOK)?;
+        self.look_after()?;
+        let mut next_look = self.now + NEXT_LOOK;
+        while let Err(difference) = self.compare() {
+            if self.now > start + BOUND {
+                let Difference { check, text, subject } = difference;
+                return Err(Failure { check, text, subject });
+            }
+            self.run(self.now + Duration::from_secs(1))?;
+            if self.now >= next_look {
+                next_look = self.now + NEXT_LOOK;
+                self.look_after()?;
+            }
+        }
+        let took = self.now - start;
+        let quiet_bytes = self.measure_quiet()?;
+        Ok(Settled { took, quiet_bytes })
+    }
+
+    fn stop_faults(&mut self) {
+        self.queue.retain(|what| match what {
+            What::Deliver(_) | What::Wake { .. } | What::Wire { .. } => true,
+            What::Order(Order::Goodbye { .. } | Order::Forget { .. } | Order::Join(_)) => true,
+            What::Order(Order::Remove { .. }) | What::Act(_) | What::Undo(_) => false,
+        });
+        self.network.heal();
+        for host in 0..self.hosts.len() as u16 {
+            let index = usize::from(host);
+            let here = &mut self.hosts[index];
+            (here.disk.full, here.disk.trap, here.disk.delay) = (false, None, Duration::ZERO);
+            here.clock.go(self.now);
+            self.held[index] = super::Held::default();
+            if here.fabric.secret != self.fabric.secret {
+                here.fabric.secret = self.fabric.secret;
+                self.stop(host);
+            }
+            let leaving = self.hosts[index].router.as_ref().and_then(|r| r.node.ipam().summary().leaving_to);
+            // Copies are switched off. Whoever is leaving goes on with that.
+            if self.model.fate(host) == Fate::Gone && leaving.is_none() {
+                self.stop(host);
+            }
+            self.schedule(host);
+        }
+    }
+
+    /// What only people can do: say who will not come back.
+    fn look_after(&mut self) -> Result<(), Failure> {
+        for host in 0..self.hosts.len() as u16 {
+            let index = usize::from(host);
+            let Some(router) = &self.hosts[index].router else { continue };
+            let id = self.hosts[index].id;
+            let clone = router.is_clone && router.node.sessions().is_quarantined();
+            match (router.node.ipam().is_removed(id), router.node.ipam().summary().leaving_to) {
+                (true, _) => {
+                    self.stop(host);
+                    self.model.set_fate(host, Fate::Gone);
+                }
+                (false, Some(_)) => {
+                    self.order(Order::Goodbye { host, life: self.hosts[index].lives })?;
+                }
+                (false, None) if clone => {
+                    self.stop(host);
+                    self.start(host)?;
+                }
+                (false, None) if self.model.fate(host) == Fate::Removed => {
+                    self.model.set_fate(host, Fate::Member);
+                }
+                (false, None) => {}
+            }
+        }
+        for gone in 0..self.hosts.len() as u16 {
+            if self.model.fate(gone) == Fate::Gone && !self.is_copy(gone) {
+                self.order(Order::Remove { at: 0, gone, tries: 0 })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether another host has the same identity and belongs to the fabric.
+    fn is_copy(&self, host: u16) -> bool {
+        let id = self.hosts[usize::from(host)].id;
+        let same =
+            |other: &crate::host::Host| other.id == id && self.model.fate(other.number) == Fate::Member;
+        self.hosts.iter().any(same)
+    }
+
+    pub(super) fn members(&self) -> Vec<u16> {
+        (0..self.hosts.len() as u16).filter(|host| self.model.fate(*host) == Fate::Member).collect()
+    }
+
+    fn compare(&self) -> Result<(), Difference> {
+        let members = self.members();
+        for &host in &members {
+            let here = &self.hosts[usize::from(host)];
+            if here.router.is_none() {
+                return different(Check::Converged, format!("host {host} does not run"));
+            }
+        }
+        self.compare_membership(&members)?;
+        self.compare_blocks(&members)?;
+        self.compare_tables(&members)
+    }
+
+    fn compare_membership(&self, members: &[u16]) -> Result<(), Difference> {
+        let ids: BTreeSet<PeerId> = members.iter().map(|host| self.hosts[usize::from(*host)].id).collect();
+        let mut digest = None;
+        for host in members {
+            let here = &self.hosts[usize::from(*host)];
+            let Some(router) = &here.router else { continue };
+            let alive = router.node.members().filter(|member| member.state == MemberState::Alive);
+            let alive: BTreeSet<PeerId> = alive.map(|member| member.id).chain([here.id]).collect();
+            if alive != ids {
+                let text = format!("host {host} holds {} for alive, want {}", alive.len(), ids.len());
+                return different(Check::Converged, text);
+            }
+            let own = router.node.gossip_digest();
+            let first = *digest.get_or_insert(own);
+            if own != first {
+                return different(
+                    Check::Converged,
+                    format!("host {host} knows other records than the first"),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn compare_blocks(&self, members: &[u16]) -> Result<(), Difference> {
+        let ids: BTreeSet<PeerId> = members.iter().map(|host| self.hosts[usize::from(*host)].id).collect();
+        let mut first: Option<Vec<ipam::Block>> = None;
+        for host in members {
+            let Some(router) = &self.hosts[usize::from(*host)].router else { continue };
+            let summary = router.node.ipam_summary();
+            let unconfirmed = summary.unconfirmed > 0 && self.model.is_pure();
+            if summary.waiting > 0 || !summary.takeovers.is_empty() || unconfirmed {
+                let text = format!(
+                    "host {host} has not come to an end: {} wait, {} unconfirmed, takeovers {:?}",
+                    summary.waiting, summary.unconfirmed, summary.takeovers
+                );
+                return different(Check::SpaceKept, text);
+            }
+            let blocks = router.node.ipam().blocks();
+            let blocks: Vec<ipam::Block> =
+                blocks.filter(|block| !self.model.is_tainted(block.prefix.addr())).collect();
+            for block in &blocks {
+                if block.standing == Standing::Contested || !ids.contains(&block.owner) {
+                    let text = format!("host {host} sees {block:?}, whose owner is nobody who can use it");
+                    let subject = Subject::Address(block.prefix.addr());
+                    return Err(Difference { check: Check::SpaceKept, text, subject });
+                }
+            }
+            if summary.unknown > 0 && self.model.is_pure() {
+                let text = format!("host {host} knows no owner of {} addresses", summary.unknown);
+                return different(Check::SpaceKept, text);
+            }
+            match &first {
+                None => first = Some(blocks),
+                Some(first) if *first == blocks => {}
+                Some(first) => {
+                    let other = blocks.iter().find(|block| !first.contains(block));
+                    let text = format!("host {host} sees other owners than the first: {other:?}");
+                    return different(Check::Converged, text);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The forwarding table of every router has every container, and nothing else.
+    fn compare_tables(&self, members: &[u16]) -> Result<(), Difference> {
+        let mut wanted: BTreeMap<Ipv4Addr, PeerId> = BTreeMap::new();
+        for host in members {
+            let here = &self.hosts[usize::from(*host)];
+            let Some(router) = &here.router else { continue };
+            wanted.extend(router.attachments.values().map(|address| (*address, here.id)));
+        }
+        wanted.retain(|address, _| !self.model.is_tainted(*address));
+        for host in members {
+            let Some(router) = &self.hosts[usize::from(*host)].router else { continue };
+            let entries =
+                router.table.iter().filter_map(|(mac, owner)| Some((mac.container_address()?, *owner)));
+            let table: BTreeMap<Ipv4Addr, PeerId> =
+                entries.filter(|(address, _)| !self.model.is_tainted(*address)).collect();
+            if table != wanted {
+                let odd = table.iter().find(|entry| wanted.get(entry.0) != Some(entry.1));
+                let missing = wanted.keys().find(|address| !table.contains_key(address));
+                let address = missing.copied().or(odd.map(|entry| *entry.0)).unwrap_or(Ipv4Addr::UNSPECIFIED);
+                let text = format!(
+                    "the table of host {host} lacks {missing:?} ({:?}) and has {odd:?} too much",
+                    missing.map(|address| Mac::of_container(*address))
+                );
+                let subject = Subject::Address(address);
+                return Err(Difference { check: Check::Converged, text, subject });
+            }
+        }
+        Ok(())
+    }
+
+    fn measure_quiet(&mut self) -> Result<u64, Failure> {
+        let (bytes, datagrams) = (self.counts.bytes, self.counts.datagrams);
+        self.held.iter_mut().for_each(|held| held.sent = 0);
+        self.run(self.now + QUIET)?;
+        let each = self.members().len().max(1) as u64 * QUIET.as_secs();
+        let (bytes, datagrams) =
+            ((self.counts.bytes - bytes) / each, (self.counts.datagrams - datagrams) / each);
+        if bytes > QUIET_BYTES || datagrams > QUIET_DATAGRAMS {
+            let each: Vec<u64> = self.held.iter().map(|held| held.sent / QUIET.as_secs()).collect();
+            let text =
+                format!("a quiet router sends {bytes} bytes in {datagrams} datagrams each second: {each:?}");
+            return Err(Failure { check: Check::Budget, text, subject: Subject::All });
+        }
+        Ok(bytes)
+    }
+}
+
+fn different(check: Check, text: String) -> Result<(), Difference> {
+    Err(Difference { check, text, subject: Subject::All })
+}

@@ -1,0 +1,35 @@
+//! `cargo xtask sim`: builds the simulator, optimised but with all assertions, and runs it.
+
+use anyhow::Result;
+
+use crate::cargo;
+use crate::ui::Ui;
+
+/// Seeds of a short round: some seconds on two cores.
+const SHORT: &str = "300";
+
+/// Run the simulation
+#[derive(clap::Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct Args {
+    /// Passed on to `weave-sim`; `--help` explains them
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    rest: Vec<String>,
+}
+
+/// The command.
+pub(crate) fn run(args: &Args, _ui: &Ui) -> Result<()> {
+    simulate(&args.rest)
+}
+
+/// A few hundred seeds of all faults.
+pub(crate) fn short_round() -> Result<()> {
+    simulate(&["--seeds", SHORT, "--jobs", "2"].map(str::to_owned))
+}
+
+fn simulate(args: &[String]) -> Result<()> {
+    let mut words =
+        vec!["run", "--quiet", "--locked", "--profile", "sim", "-p", "sim", "--bin", "weave-sim", "--"];
+    words.extend(args.iter().map(String::as_str));
+    cargo::run(&words)
+}
