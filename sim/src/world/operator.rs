@@ -1,5 +1,6 @@
 //! What people do: start, stop, join, leave and remove, in the way that the command line allows.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -156,11 +157,15 @@ impl World {
         }
     }
 
-    /// Whether the status shows that a peer should be removed: it owns space, or somebody waits for its word.
+    /// Whether the status shows that a peer should be removed: it owns space, is to inherit some, or somebody waits for its word.
     fn is_missed(&self, at: u16, peer: PeerId) -> bool {
         let owns = |host: &Host| {
             let router = host.router.as_ref().filter(|_| host.number == at);
-            router.is_some_and(|router| router.node.ipam().blocks().any(|block| block.owner == peer))
+            router.is_some_and(|router| {
+                let ipam = router.node.ipam();
+                let heirs: BTreeMap<PeerId, PeerId> = ipam.removed().collect();
+                ipam.blocks().any(|block| block.owner == peer || heirs.get(&block.owner) == Some(&peer))
+            })
         };
         let waits = |host: &Host| {
             let takeovers = host.router.iter().flat_map(|router| router.node.ipam_summary().takeovers);
