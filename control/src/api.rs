@@ -613,6 +613,9 @@ pub struct IpamOwner {
     pub nickname: String,
     /// `self`, `alive`, `unreachable`, `removed`.
     pub state: String,
+    /// Seconds until this router takes over, if it is going to and nothing changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reclaim_in_s: Option<u64>,
     /// Addresses in all blocks.
     pub addresses: u64,
     /// Blocks as CIDR with their epochs, bounded.

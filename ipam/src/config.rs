@@ -33,6 +33,9 @@ pub struct Config {
     /// Least time between something becoming free and the look for scraps to give back, and between two such looks; longer in
     /// large fabrics, and up to twice as long by chance. Too short: what is given back is needed again at once. Too long: blocks pile up.
     pub tidy_pause: Duration,
+    /// After how long a dead peer is removed by the living majority; never unless set. Days. Too short: an outage costs hosts their
+    /// addresses. Too long: the space of hosts that are gone stays out of use.
+    pub reclaim_after: Option<Duration>,
     /// How often members that have not answered about a removal are asked again.
     pub removal_retry: Duration,
 }
@@ -50,6 +53,7 @@ impl Config {
             removal_settle: Duration::from_secs(2),
             removal_patience: Duration::from_secs(8),
             tidy_pause: Duration::from_secs(10),
+            reclaim_after: None,
             removal_retry: Duration::from_secs(1),
         }
     }

@@ -15,6 +15,7 @@ use crate::forward::Forwarding;
 use crate::journal::JournalEntry;
 use crate::map::{Holding, OwnerMap};
 use crate::message::{Message, MessageError};
+use crate::reclaim::Reclaiming;
 use crate::record::{BlockRecord, FreeRecord, RecordError, RemovalRecord};
 use crate::removal::Removals;
 use crate::seed::Claim;
@@ -217,6 +218,7 @@ pub struct Ipam {
     pub(crate) removals: Removals,
     pub(crate) forwarding: Forwarding,
     pub(crate) tidying: Tidying,
+    pub(crate) reclaiming: Reclaiming,
     /// The part that this peer takes as a seed, before it is taken.
     pub(crate) claim: Option<Claim>,
     pub(crate) part_taken: Option<PeerId>,
@@ -254,6 +256,7 @@ impl Ipam {
             removals: Removals::default(),
             forwarding: Forwarding::default(),
             tidying: Tidying::default(),
+            reclaiming: Reclaiming::default(),
             claim: None,
             part_taken: None,
             leaving: None,
@@ -383,6 +386,7 @@ impl Ipam {
     pub fn handle_reachable(&mut self, peer: PeerId, presence: Presence, now: Instant) {
         self.note_member(peer);
         self.peers.entry(peer).or_default().presence = Some(presence);
+        self.note_presence(peer, presence, now);
         if presence == Presence::Reachable {
             self.hear_before_claim(now);
             self.asks.hurry(now);
@@ -505,14 +509,16 @@ impl Ipam {
         let removal = self.removals.next_wakeup().map(|at| (at, "takeover of a removed peer's space"));
         let forward = self.forwarding.next_wakeup().map(|at| (at, "space that an heir may not know of"));
         let claim = self.next_claim().map(|at| (at, "part of a seed"));
+        let reclaim = self.next_reclaim().map(|at| (at, "look at dead peers"));
         let tidying = self.tidying.next_wakeup().map(|at| (at, "scraps to give back"));
         let report = self.report_is_due().then_some((self.next_report, "report of free space"));
-        [deadline, rest, ask, removal, forward, claim, tidying, report].into_iter().flatten().min()
+        [deadline, rest, ask, removal, forward, claim, reclaim, tidying, report].into_iter().flatten().min()
     }
 
     /// Everything that time and events make possible: waiting callers served, requests and takeovers moved on.
     pub(crate) fn turn(&mut self, now: Instant) {
         self.claim_part_due(now);
+        self.reclaim_due(now);
         self.take_over_due(now);
         self.nudge_heirs(now);
         self.forward_due(now);

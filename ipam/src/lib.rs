@@ -13,7 +13,7 @@
 //! - `map`: for every address the owner with the highest epoch; merging is order-free;
 //! - `space`: free, leased and resting addresses of this peer; `hash`: finds their holders;
 //! - [`journal`], `message`: what survives, and what peers say to each other;
-//! - `ownership`, `ask`, `donate`, `removal` with `forward`: the four conversations; `tidy`: giving scraps back; `seed`: a
+//! - `ownership`, `ask`, `donate`, `removal` with `forward` and `reclaim`: the four conversations; `tidy`: giving scraps back; `seed`: a
 //!   part of the range from the start;
 //! - [`audit`]: who owns what and how it came to, proven from signed records;
 //! - [`ipam`]: all of them together; `summary`: what a person is shown.
@@ -30,6 +30,7 @@ pub mod journal;
 mod map;
 mod message;
 mod ownership;
+mod reclaim;
 pub mod record;
 mod removal;
 mod restore;

@@ -430,7 +430,7 @@ impl Ipam {
         }
     }
 
-    fn claim_removal(&mut self, removed: PeerId, now: Instant) {
+    pub(crate) fn claim_removal(&mut self, removed: PeerId, now: Instant) {
         let removal = RemovalRecord { removed, heir: self.me };
         self.handle_removal(removal, now);
         self.publish_removal(removal);

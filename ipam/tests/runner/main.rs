@@ -2,6 +2,7 @@
 
 mod behaviour;
 mod formats;
+mod reclaim;
 mod scale;
 mod seeds;
 mod sim;

@@ -78,6 +78,7 @@ pub(crate) struct World {
     queue: BTreeMap<(Instant, u64), (usize, PeerId, Parcel)>,
     sequence: u64,
     pub(crate) loss: u64,
+    pub(crate) reclaim_after: Option<Duration>,
     /// Who was promised which address.
     promised: BTreeMap<Ipv4Addr, (usize, Owner)>,
     open: BTreeMap<Ticket, (usize, Owner, Instant)>,
@@ -113,7 +114,7 @@ impl World {
         world
     }
 
-    fn empty(seed: u64, range: Ipv4Net) -> World {
+    pub(crate) fn empty(seed: u64, range: Ipv4Net) -> World {
         let start = Instant::now();
         World {
             rng: Rng::new(seed),
@@ -125,6 +126,7 @@ impl World {
             queue: BTreeMap::new(),
             sequence: 0,
             loss: 0,
+            reclaim_after: None,
             promised: BTreeMap::new(),
             open: BTreeMap::new(),
             next_ticket: 0,
@@ -163,7 +165,7 @@ impl World {
     }
 
     fn config(&self) -> Config {
-        Config::new(self.range)
+        Config { reclaim_after: self.reclaim_after, ..Config::new(self.range) }
     }
 
     pub(crate) fn ipam(&self, host: usize) -> &Ipam {

@@ -15,6 +15,7 @@ mod firewall;
 mod frames;
 mod lab_itself;
 mod ownership;
+mod reclaim;
 mod restart;
 mod seeds;
 mod state;

@@ -9,6 +9,7 @@ use clap::{Parser, ValueEnum};
 use serde::Deserialize;
 
 use super::busy_polling::BusyPolling;
+use super::reclaim_after::ReclaimAfter;
 
 /// The fabric's one UDP port.
 pub const DEFAULT_PORT: u16 = 6783;
@@ -55,6 +56,12 @@ pub struct Args {
     /// while the machine runs on battery.
     #[arg(long, value_name = "N")]
     pub busy_poll: Option<BusyPolling>,
+    /// Take over from peers that were dead for so long, such as `7d`, if most members are alive here [default: off]
+    ///
+    /// A host that is cut off or switched off for longer loses its addresses and has to join anew: set it longer than any outage that
+    /// a host shall survive. Of two hosts neither takes over from the other.
+    #[arg(long, value_name = "TIME")]
+    pub reclaim_after: Option<ReclaimAfter>,
     /// Serve Prometheus metrics on this TCP address [default: off]
     #[arg(long, value_name = "ADDR")]
     pub metrics: Option<SocketAddr>,
@@ -104,6 +111,8 @@ pub struct FileConfig {
     pub cipher: Option<CipherOffer>,
     /// As `--busy-poll`.
     pub busy_poll: Option<BusyPolling>,
+    /// As `--reclaim-after`.
+    pub reclaim_after: Option<ReclaimAfter>,
     /// As `--metrics`.
     pub metrics: Option<SocketAddr>,
     /// As `--log`.
@@ -129,6 +138,8 @@ pub struct Config {
     pub cipher: CipherOffer,
     /// How long the data path looks on before it sleeps.
     pub busy_poll: BusyPolling,
+    /// When dead peers are removed without an operator.
+    pub reclaim_after: ReclaimAfter,
     /// Where metrics are served.
     pub metrics: Option<SocketAddr>,
     /// Log filter.
@@ -188,6 +199,7 @@ impl Config {
             mtu: args.mtu.or(file.mtu),
             cipher: args.cipher.or(file.cipher).unwrap_or_default(),
             busy_poll: args.busy_poll.or(file.busy_poll).unwrap_or_default(),
+            reclaim_after: args.reclaim_after.or(file.reclaim_after).unwrap_or_default(),
             metrics: args.metrics.or(file.metrics),
             log: args.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
         };

@@ -9,6 +9,7 @@ pub mod kernel;
 pub mod metrics;
 pub mod pending;
 pub mod random;
+pub mod reclaim_after;
 pub mod reconcile;
 pub mod state;
 pub mod targets;

@@ -6,7 +6,7 @@ use super::bar::{Legend, bar};
 use super::connections::drops;
 use super::paint::{Paint, Tone};
 use super::table::{Cell, cell, table, toned};
-use super::units::{percent, plural, short};
+use super::units::{percent, plural, seconds, short};
 
 /// How many blocks of an owner are listed; `--json` and `report` have all that `weaved` says.
 const SHOWN_BLOCKS: usize = 4;
@@ -49,7 +49,10 @@ fn owner_row(owner: &IpamOwner, ipam: &Ipam, legend: &Legend<'_>, total: u64) ->
             toned(Tone::Good, format!("this router: {} in use, {} resting", summary.used, summary.resting))
         }
         "alive" => cell(""),
-        "unreachable" => toned(Tone::Warn, "unreachable!"),
+        "unreachable" => match owner.reclaim_in_s {
+            Some(time) => toned(Tone::Warn, format!("unreachable! taken over in {}", seconds(time))),
+            None => toned(Tone::Warn, "unreachable!"),
+        },
         other => toned(Tone::Warn, other),
     };
     let blocks: Vec<String> =

@@ -185,6 +185,7 @@ pub struct Node {
     flood: BTreeSet<PeerId>,
     pings: BTreeMap<u64, PendingPing>,
     next_ping: u64,
+    reclaim_after: Option<Duration>,
     seed: u64,
     outputs: VecDeque<Output>,
 }
@@ -219,6 +220,7 @@ impl Node {
             flood: BTreeSet::new(),
             pings: BTreeMap::new(),
             next_ping: seed,
+            reclaim_after: None,
             seed,
             outputs: VecDeque::new(),
         }
@@ -242,6 +244,16 @@ impl Node {
         self.ipam.found(now);
     }
 
+    /// Remove peers that have been dead for so long, if this side is the majority (ADR 0010). Before `restore`.
+    pub fn set_reclaim_after(&mut self, time: Option<Duration>) {
+        self.reclaim_after = time;
+    }
+
+    /// How long a dead peer will still be waited for, if it is going to be reclaimed.
+    pub fn reclaim_in(&self, peer: PeerId, now: Instant) -> Option<Duration> {
+        self.ipam.reclaim_in(peer, now)
+    }
+
     /// The fabric started from a list of seeds.
     pub fn set_seeds(&mut self, seeds: &Seeds) {
         self.sessions.set_seeds(seeds.to_string());
@@ -262,7 +274,9 @@ impl Node {
     /// Answers entries that do not fit.
     pub fn restore(&mut self, entries: &[Vec<u8>], now: Instant) -> Vec<String> {
         let mut wrong = Vec::new();
-        self.ipam = Ipam::new(ipam::Config::new(self.config.range), self.me, self.seed, now);
+        let config =
+            ipam::Config { reclaim_after: self.reclaim_after, ..ipam::Config::new(self.config.range) };
+        self.ipam = Ipam::new(config, self.me, self.seed, now);
         for (index, bytes) in entries.iter().enumerate() {
             let result = JournalEntry::decode(bytes).map_err(|e| e.to_string());
             if let Err(why) = result.and_then(|entry| self.ipam.restore(entry).map_err(|e| e.to_string())) {

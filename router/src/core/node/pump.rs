@@ -81,6 +81,12 @@ impl Node {
         while let Some(message) = self.ipam.poll_transmit() {
             self.sessions.send(message.to, Channel::Ipam, message.payload, now);
         }
+        while let Some(peer) = self.ipam.poll_reclaimed() {
+            let name = self.nickname(peer);
+            self.outputs
+                .push_back(Output::Notice(format!("{name} ({peer}) was dead for too long and is removed")));
+            self.drop_removed(peer, now);
+        }
         while let Some(answer) = self.ipam.poll_answer() {
             self.outputs.push_back(Output::Leased(answer.ticket, answer.result));
         }

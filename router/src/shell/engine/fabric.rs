@@ -205,6 +205,7 @@ impl Engine {
         if self.unsure {
             node.distrust_journal();
         }
+        node.set_reclaim_after(self.config.reclaim_after.0);
         for wrong in node.restore(ipam, now) {
             tracing::error!(wrong, "entry of the allocation journal does not fit");
         }

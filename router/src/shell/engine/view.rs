@@ -201,6 +201,7 @@ impl Engine {
                 peer: owner.peer.to_string(),
                 nickname: node.nickname(owner.peer),
                 state: owner_word(node, owner.peer).to_owned(),
+                reclaim_in_s: node.reclaim_in(owner.peer, Instant::now()).map(|time| time.as_secs()),
                 addresses: owner.addresses,
                 blocks: largest(&owner.blocks),
             })
