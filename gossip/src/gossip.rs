@@ -22,6 +22,7 @@ use crate::record::{Kind, Record, RecordKey};
 use crate::rng::Rng;
 use crate::stats::{DropReason, Stats};
 use crate::store::Store;
+use crate::tree::Missing;
 use crate::wire::{self, MAX_MESSAGE, Message, Pulse, Purpose, Rumour};
 
 /// Peers that may be worth a link and are not members yet: those of one join token, many times over.
@@ -124,6 +125,7 @@ pub struct Gossip<K> {
     pub(crate) links: BTreeMap<PeerId, Link>,
     pub(crate) candidates: BTreeSet<PeerId>,
     pub(crate) parked_rumours: BTreeMap<PeerId, (Rumour, PeerId)>,
+    pub(crate) missing: Missing,
     pub(crate) stats: Stats,
     /// When the store last changed: digests differ for a moment then, and that needs no repair.
     pub(crate) last_change: Instant,
@@ -153,6 +155,7 @@ impl<K: Keys> Gossip<K> {
             links: BTreeMap::new(),
             candidates: BTreeSet::new(),
             parked_rumours: BTreeMap::new(),
+            missing: Missing::default(),
             stats: Stats { health_multiplier: 1, ..Stats::default() },
             last_change: now,
             next_repair: now + config.repair_interval,
@@ -233,6 +236,9 @@ impl<K: Keys> Gossip<K> {
                 self.handle_keys(from, origin, mask, &range, entries)
             }
             Message::Want { origin, keys } => keys.iter().for_each(|key| self.push_to(from, origin, key)),
+            Message::Announce(all) => self.handle_announcements(from, all, now),
+            Message::Lazy => self.handle_lazy(from),
+            Message::Graft { origin, keys } => self.handle_graft(from, origin, &keys),
             Message::WantRumours(ids) => ids.into_iter().for_each(|id| self.tell(from, id)),
         }
         Ok(())
@@ -250,6 +256,7 @@ impl<K: Keys> Gossip<K> {
         self.stats.health_multiplier = self.detector.multiplier();
         self.end_suspicions(now);
         self.look_around(now);
+        self.ask_for_missing(now);
         self.repair_someone(now);
         self.publish_adjacency(now);
         self.withdraw_unclaimed(now);
@@ -325,6 +332,7 @@ impl<K: Keys> Gossip<K> {
             (self.membership.poll_timeout(), "suspicion"),
             (Some(self.mesh.poll_timeout()), "mesh"),
             (Some(self.next_repair), "repair"),
+            (self.missing.poll_timeout(), "missing record"),
             (self.adjacency.poll_timeout(), "adjacency"),
             (self.own.poll_timeout(), "unclaimed record"),
             (self.store.poll_timeout(), "tombstone"),
@@ -581,7 +589,9 @@ impl<K: Keys> Gossip<K> {
         if let Some(message) = link.next_ready() {
             return Some(message);
         }
-        self.next_rumours(to).or_else(|| self.next_push(to)).map(|message| message.emit())
+        let next =
+            self.next_rumours(to).or_else(|| self.next_push(to)).or_else(|| self.next_announcements(to));
+        next.map(|message| message.emit())
     }
 
     fn next_rumours(&mut self, to: PeerId) -> Option<Message> {

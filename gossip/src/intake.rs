@@ -49,6 +49,7 @@ impl<K: Keys> Gossip<K> {
         if let Some(link) = self.links.get_mut(&from) {
             link.unqueue_push(record.origin, &record.key);
         }
+        self.become_lazy(from);
     }
 
     /// The store changed under a key: keeps it within bounds and passes the record on to all neighbours but `from`.
@@ -69,7 +70,7 @@ impl<K: Keys> Gossip<K> {
         }
         for peer in self.mesh.neighbours() {
             let Some(link) = self.links.get_mut(&peer).filter(|_| Some(peer) != from) else { continue };
-            match link.queue_push(origin, key) {
+            match link.queue_news(origin, key, now) {
                 Queued::Yes => {}
                 Queued::Full => self.stats.count(DropReason::PushShed),
             }
@@ -102,6 +103,7 @@ impl<K: Keys> Gossip<K> {
             Ok(previous) => previous,
             Err(reason) => return self.quarantine(&record, reason),
         };
+        self.missing.settle(&record);
         self.stats.records_accepted += 1;
         self.after_change(origin, &key, Some(from), now);
         if previous.and_then(|previous| previous.value.clone()) != value {

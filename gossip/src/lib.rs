@@ -33,6 +33,7 @@ mod rng;
 mod rumours;
 pub mod stats;
 pub mod store;
+mod tree;
 pub mod wire;
 
 pub use config::Config;

@@ -37,12 +37,29 @@ const REPAIR_MIN: Duration = Duration::from_secs(1);
 /// See [`REPAIR_MIN`]. Differences that cannot be settled (a full table) must not cost more than this.
 const REPAIR_MAX: Duration = Duration::from_secs(32);
 
+/// How long announcements wait for more of them.
+const ANNOUNCE_PAUSE: Duration = Duration::from_millis(100);
+
+/// How records go over a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pushing {
+    /// Whole and at once: the link is part of the broadcast tree.
+    Eager,
+    /// By name, after a while.
+    Lazy,
+}
+
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) last_heard: Instant,
     ready: VecDeque<Vec<u8>>,
     pub(crate) rumours: BTreeSet<PeerId>,
     pushes: BTreeSet<(PeerId, RecordKey)>,
+    announcements: BTreeSet<(PeerId, RecordKey)>,
+    /// When the announcements that wait are sent.
+    announce_at: Option<Instant>,
+    announce: Announce,
+    pushing: Pushing,
     send: Budget,
     verify: Budget,
     compare: Budget,
@@ -57,6 +74,12 @@ pub(crate) struct Link {
 pub(crate) enum Queued {
     Yes,
     Full,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Announce {
+    Later,
+    Now,
 }
 
 /// A bucket of tokens that may be overdrawn once.
@@ -92,6 +115,10 @@ impl Link {
             ready: VecDeque::new(),
             rumours: BTreeSet::new(),
             pushes: BTreeSet::new(),
+            announcements: BTreeSet::new(),
+            announce_at: None,
+            announce: Announce::Later,
+            pushing: Pushing::Eager,
             send: Budget::new(config.link_rate, config.link_burst),
             verify: Budget::new(VERIFY_RATE, VERIFY_BURST),
             compare: Budget::new(COMPARE_RATE, COMPARE_BURST),
@@ -117,9 +144,51 @@ impl Link {
         Queued::Yes
     }
 
+    /// A record is new here: pushes or announces it.
+    pub(crate) fn queue_news(&mut self, origin: PeerId, key: &RecordKey, now: Instant) -> Queued {
+        match self.pushing {
+            Pushing::Eager => self.queue_push(origin, key),
+            Pushing::Lazy if self.announcements.len() >= MAX_PUSHES => Queued::Full,
+            Pushing::Lazy => {
+                self.announcements.insert((origin, key.clone()));
+                self.announce_at.get_or_insert(now + ANNOUNCE_PAUSE);
+                Queued::Yes
+            }
+        }
+    }
+
     /// Something that waits needs not be sent: the other side has it.
     pub(crate) fn unqueue_push(&mut self, origin: PeerId, key: &RecordKey) {
-        self.pushes.remove(&(origin, key.clone()));
+        if !self.pushes.is_empty() || !self.announcements.is_empty() {
+            let id = (origin, key.clone());
+            self.pushes.remove(&id);
+            self.announcements.remove(&id);
+        }
+    }
+
+    pub(crate) fn pushing(&self) -> Pushing {
+        self.pushing
+    }
+
+    pub(crate) fn set_pushing(&mut self, pushing: Pushing) {
+        self.pushing = pushing;
+    }
+
+    /// The next name to announce, once it is time.
+    pub(crate) fn next_announcement(&mut self) -> Option<(PeerId, RecordKey)> {
+        if self.announce == Announce::Later {
+            return None;
+        }
+        let next = self.announcements.pop_first();
+        if next.is_none() {
+            (self.announce, self.announce_at) = (Announce::Later, None);
+        }
+        next
+    }
+
+    /// A name that found no room in a message.
+    pub(crate) fn announce_again(&mut self, origin: PeerId, key: RecordKey) {
+        self.announcements.insert((origin, key));
     }
 
     pub(crate) fn next_ready(&mut self) -> Option<Vec<u8>> {
@@ -147,10 +216,16 @@ impl Link {
 
     /// Whether something waits that may be sent now.
     pub(crate) fn may_send(&self) -> bool {
-        !self.ready.is_empty() || !self.rumours.is_empty() || (!self.pushes.is_empty() && self.send.left > 0)
+        !self.ready.is_empty()
+            || !self.rumours.is_empty()
+            || (!self.pushes.is_empty() && self.send.left > 0)
+            || self.announce == Announce::Now
     }
 
     pub(crate) fn refill(&mut self, now: Instant) {
+        if self.announce_at.is_some_and(|at| at <= now) {
+            self.announce = Announce::Now;
+        }
         let passed = now.saturating_duration_since(self.last_refill);
         if passed >= REFILL {
             self.last_refill = now;
@@ -162,7 +237,8 @@ impl Link {
 
     /// When more may be sent, if something waits for that.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        (!self.pushes.is_empty() && self.send.left <= 0).then(|| self.last_refill + REFILL)
+        let budget = (!self.pushes.is_empty() && self.send.left <= 0).then(|| self.last_refill + REFILL);
+        budget.into_iter().chain(self.announce_at).min()
     }
 
     /// Whether a difference shown by a probe should be looked into now. Each time that it is, the pause doubles.
@@ -182,7 +258,7 @@ impl Link {
     }
 
     pub(crate) fn waiting(&self) -> usize {
-        self.ready.len() + self.rumours.len() + self.pushes.len()
+        self.ready.len() + self.rumours.len() + self.pushes.len() + self.announcements.len()
     }
 }
 

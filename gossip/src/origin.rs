@@ -46,6 +46,20 @@ pub(crate) enum Phase {
     Shield,
 }
 
+impl Held {
+    /// Its name, version and check.
+    pub(crate) fn key_digest(&self) -> KeyDigest {
+        let Record { key, version, .. } = &*self.record;
+        KeyDigest { key: key.clone(), version: *version, check: check(self.digest) }
+    }
+
+    /// Whether it is what was announced, or newer.
+    pub(crate) fn covers(&self, announced: &KeyDigest) -> bool {
+        self.record.version > announced.version
+            || (self.record.version == announced.version && check(self.digest) == announced.check)
+    }
+}
+
 impl Origin {
     /// What is held under a key.
     pub(crate) fn get(&self, key: &RecordKey) -> Option<&Held> {
@@ -155,13 +169,7 @@ impl Origin {
         let inside = self.counted().filter(|held| {
             range.contains(&held.record.key) && mask & (1 << key_bucket(&held.record.key)) != 0
         });
-        inside
-            .map(|held| KeyDigest {
-                key: held.record.key.clone(),
-                version: held.record.version,
-                check: check(held.digest),
-            })
-            .collect()
+        inside.map(Held::key_digest).collect()
     }
 
     fn counted(&self) -> impl Iterator<Item = &Held> {

@@ -180,7 +180,15 @@ impl<K: Keys> Gossip<K> {
             // Withdrawn so long ago that even the tombstone is forgotten, by everyone but the sender's side.
             return self.bury(record.key, now);
         }
-        if self.store.judge(&record) == Judgement::News {
+        let wins = match self.store.judge(&record) {
+            Judgement::News => true,
+            // Of two contents of an earlier boot all others keep the greater one.
+            Judgement::Equivocation => {
+                self.store.get(self.me, &record.key).is_some_and(|held| record.supersedes(held))
+            }
+            Judgement::Repeated | Judgement::Stale => false,
+        };
+        if wins {
             self.find_own(record, from, now);
         }
     }

@@ -38,6 +38,8 @@ pub enum DropReason {
     TombstoneShed,
     /// A record too many waiting for one neighbour. The next comparison of digests makes up for it.
     PushShed,
+    /// An announcement of a record that is not here, with too many others waited for. The next comparison of digests makes up for it.
+    AnnouncementShed,
     /// A message too many waiting for one neighbour.
     QueueShed,
     /// A statement about a member whose proof is not signed by that member.
@@ -75,12 +77,14 @@ pub struct Stats {
     pub bytes_received: u64,
     /// Records that were news.
     pub records_accepted: u64,
-    /// Records that were known, the price of spreading by flood.
+    /// Records that were known: before the broadcast tree has formed, and after it changed.
     pub records_repeated: u64,
     /// Probes of neighbours that nobody answered within the period.
     pub probes_failed: u64,
     /// Times that this peer heard of its own suspicion or death and contradicted.
     pub refutations: u64,
+    /// Times that announced records had to be asked for.
+    pub grafts: u64,
     /// Comparisons of digests that found a difference.
     pub repairs: u64,
     /// Lifeguard's multiplier: how many times slower than normal this peer judges, as it doubts itself. Not a counter.

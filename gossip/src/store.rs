@@ -76,6 +76,17 @@ impl Store {
         Some(&self.origins.get(&origin)?.get(key)?.record)
     }
 
+    /// The name, version and check of a record, tombstones included.
+    pub fn key_digest(&self, origin: PeerId, key: &RecordKey) -> Option<KeyDigest> {
+        Some(self.origins.get(&origin)?.get(key)?.key_digest())
+    }
+
+    /// Whether an announced record, or a newer one, is held.
+    pub fn covers(&self, origin: PeerId, announced: &KeyDigest) -> bool {
+        let held = self.origins.get(&origin).and_then(|origin| origin.get(&announced.key));
+        held.is_some_and(|held| held.covers(announced))
+    }
+
     /// All records of one kind, without tombstones, by origin and key.
     pub fn records(&self, kind: Kind) -> impl Iterator<Item = &Record> {
         let all = self.origins.values().flat_map(move |origin| origin.of_kind(kind));

@@ -126,6 +126,26 @@ pub enum Message {
     },
     /// Send me what you know of these members.
     WantRumours(Vec<PeerId>),
+    /// I have these records; ask for what does not come from elsewhere.
+    Announce(Vec<Announcement>),
+    /// What you pushed I had from others: announce from now on.
+    Lazy,
+    /// You announced these records of an origin, and they did not come. Push to me again from now on, these first.
+    Graft {
+        /// Whose records.
+        origin: PeerId,
+        /// Which.
+        keys: Vec<RecordKey>,
+    },
+}
+
+/// The name of a record that its sender has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announcement {
+    /// Whose record.
+    pub origin: PeerId,
+    /// Which, and in which version.
+    pub record: KeyDigest,
 }
 
 /// On whose behalf a probe is sent.
@@ -296,7 +316,10 @@ impl Message {
             | Message::Rumours(_)
             | Message::Push(_)
             | Message::Want { .. }
-            | Message::WantRumours(_) => false,
+            | Message::WantRumours(_)
+            | Message::Announce(_)
+            | Message::Lazy
+            | Message::Graft { .. } => false,
         }
     }
 
@@ -332,7 +355,10 @@ impl Message {
             | Message::KeyBuckets { .. }
             | Message::Keys { .. }
             | Message::Want { .. }
-            | Message::WantRumours(_) => Ok(message),
+            | Message::WantRumours(_)
+            | Message::Announce(_)
+            | Message::Lazy
+            | Message::Graft { .. } => Ok(message),
         }
     }
 }
@@ -359,6 +385,11 @@ pub(crate) fn chunks<T>(items: Vec<T>, size: impl Fn(&T) -> usize) -> Vec<Vec<T>
 /// An upper bound of the encoded size of a key with its version and check.
 pub(crate) fn key_size(key: &RecordKey) -> usize {
     1 + 3 + key.name.len() + 9 + 5
+}
+
+/// An upper bound of the encoded size of an announcement.
+pub(crate) fn announcement_size(key: &RecordKey) -> usize {
+    16 + key_size(key)
 }
 
 /// An upper bound of the encoded size of a record.

@@ -250,6 +250,27 @@ fn a_quiet_fabric_is_quiet_however_much_it_knows() {
 }
 
 #[test]
+fn a_record_travels_a_few_times_to_each_peer_and_not_over_every_link() {
+    let mut sim = Sim::fabric(19, 40);
+    // The tree forms.
+    (0..20).for_each(|n| {
+        sim.publish(n, 1, b"something");
+        sim.run(Duration::from_millis(500));
+    });
+    sim.reset_bytes();
+    let value = [7; 600];
+    for name in 0..40 {
+        sim.publish(name % 40, u32::from(name) + 2, &value);
+        sim.run(Duration::from_millis(500));
+    }
+    assert!(sim.converged());
+    let quiet = 40 * 20 * 200;
+    let copies = (sim.bytes.values().sum::<u64>() - quiet) as f64 / (40.0 * 39.0 * 700.0);
+    eprintln!("{copies:.1} copies to each peer");
+    assert!((1.0..5.0).contains(&copies), "{copies:.1} copies to each peer");
+}
+
+#[test]
 fn two_that_cannot_reach_each_other_still_know_each_other() {
     let mut sim = Sim::empty(17);
     sim.sever(1, 2);

@@ -1,8 +1,8 @@
 //! Messages in bytes: round trips, and bytes from anybody.
 
 use gossip::wire::{
-    Claim, Class, KEY_BUCKETS, KeyDigest, Message, ORIGIN_BUCKETS, OriginDigest, Pulse, Purpose, Range,
-    Rumour, Standing,
+    Announcement, Claim, Class, KEY_BUCKETS, KeyDigest, Message, ORIGIN_BUCKETS, OriginDigest, Pulse,
+    Purpose, Range, Rumour, Standing,
 };
 use gossip::{Kind, MAX_MESSAGE, MAX_NAME, MAX_VALUE, PeerId, Record, RecordKey};
 use proptest::prelude::*;
@@ -49,11 +49,14 @@ pub(crate) fn messages() -> impl Strategy<Value = Message> {
     let standing = (any::<u64>(), class).prop_map(|(incarnation, class)| Standing { incarnation, class });
     let origin = (ids(), any::<u64>(), prop::option::of(standing))
         .prop_map(|(origin, records, standing)| OriginDigest { origin, records, standing });
-    let key = (keys(), any::<u64>(), any::<u32>()).prop_map(|(key, version, check)| KeyDigest {
-        key,
-        version,
-        check,
-    });
+    let key = || {
+        (keys(), any::<u64>(), any::<u32>()).prop_map(|(key, version, check)| KeyDigest {
+            key,
+            version,
+            check,
+        })
+    };
+    let announcement = (ids(), key()).prop_map(|(origin, record)| Announcement { origin, record });
     let range = |after, upto| Range { after, upto };
     prop_oneof![
         (any::<u32>(), purpose, pulse.clone()).prop_map(|(nonce, purpose, pulse)| Message::Probe {
@@ -89,7 +92,7 @@ pub(crate) fn messages() -> impl Strategy<Value = Message> {
             any::<u16>(),
             prop::option::of(keys()),
             prop::option::of(keys()),
-            prop::collection::vec(key, 0..15)
+            prop::collection::vec(key(), 0..15)
         )
             .prop_map(|(origin, mask, after, upto, entries)| {
                 Message::Keys { origin, mask, range: Range { after, upto }, entries }
@@ -97,6 +100,10 @@ pub(crate) fn messages() -> impl Strategy<Value = Message> {
         (ids(), prop::collection::vec(keys(), 0..20))
             .prop_map(|(origin, keys)| Message::Want { origin, keys }),
         prop::collection::vec(ids(), 0..50).prop_map(Message::WantRumours),
+        prop::collection::vec(announcement, 0..10).prop_map(Message::Announce),
+        Just(Message::Lazy),
+        (ids(), prop::collection::vec(keys(), 0..10))
+            .prop_map(|(origin, keys)| Message::Graft { origin, keys }),
     ]
 }
 
@@ -108,7 +115,7 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..1200), variant in 0..16u8) {
+    fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..1200), variant in 0..19u8) {
         let _ = Message::parse(&bytes);
         let _ = Message::parse(&[&[gossip::codec::VERSION, variant], &bytes[..]].concat());
     }
