@@ -29,6 +29,7 @@ use crate::api::{
 };
 use crate::audit::{IpamAudit, IpamHistory};
 use crate::error::ClientError;
+use crate::lease::{LeaseAnswer, LeaseRequest, ReleaseAnswer, ReleaseRequest};
 
 /// How long `weaved` may take to accept. It accepts from a loop that does nothing slow, so this is generous.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
@@ -169,6 +170,16 @@ impl Client {
     /// `POST /attach`
     pub fn attach(&self, request: &AttachRequest) -> Result<Attachment, ClientError> {
         self.post("/attach", ATTACH, request)
+    }
+
+    /// `POST /lease`
+    pub fn lease(&self, request: &LeaseRequest) -> Result<LeaseAnswer, ClientError> {
+        self.post("/lease", CHANGE, request)
+    }
+
+    /// `POST /release`
+    pub fn release(&self, request: &ReleaseRequest) -> Result<ReleaseAnswer, ClientError> {
+        self.post("/release", CHANGE, request)
     }
 
     /// `POST /detach`

@@ -109,7 +109,7 @@ impl Ipam {
         }
     }
 
-    fn may_give(&self, from: PeerId, now: Instant) -> Result<(), Deny> {
+    pub(crate) fn may_give(&self, from: PeerId, now: Instant) -> Result<(), Deny> {
         if self.removals.is_removed(from) {
             return Err(Deny::YouAreRemoved);
         }

@@ -118,6 +118,11 @@ impl Ipam {
         self.space.leases().map(|(addr, holder)| (Owner(holder.to_string()), addr.into()))
     }
 
+    /// Whether `owner` has an address here.
+    pub fn holds_any(&self, owner: &Owner) -> bool {
+        !self.space.leased_to(&owner.0).is_empty()
+    }
+
     /// Who holds `addr` here.
     pub fn owner_of(&self, addr: Ipv4Addr) -> Option<Owner> {
         match self.space.usage(addr.to_bits()) {

@@ -11,7 +11,7 @@ use gossip::PeerId;
 use ipnet::Ipv4Net;
 
 use crate::Ipam;
-use crate::ipam::Presence;
+use crate::ipam::{Presence, Trust};
 use crate::map::Standing;
 use crate::span::{Span, halves, mix, parent};
 
@@ -63,7 +63,8 @@ impl Ipam {
         self.tidying.next = None;
         let owners = self.owners_within(self.range).len() as u64;
         self.tidying.share = self.range.size() / owners.max(1);
-        if self.leaving.is_some() || self.removals.is_removed(self.me) {
+        let quiet = self.may_give(self.me, now).is_err() || self.trust == Trust::Unsure;
+        if quiet {
             return;
         }
         let mut blocks: Vec<Ipv4Net> = self.space.free_runs(self.range).flat_map(Span::blocks).collect();

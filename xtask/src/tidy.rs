@@ -21,7 +21,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 10] = [
     ("weavectl", &["control"]),
     ("cni-plugin", &["control"]),
     ("sim", &["gossip", "ipam", "router"]),
-    ("benches", &["router"]),
+    ("benches", &["gossip", "ipam", "router"]),
     ("netns-tests", &[]),
     ("xtask", &["netns-tests"]),
 ];

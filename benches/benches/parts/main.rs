@@ -1,10 +1,11 @@
-//! The parts of the hot path, each beside its limit: what the same bytes or the same question cost when nothing is done that could be
+//! The parts of the hot path, and allocation, each beside its limit: what the same bytes or the same question cost when nothing is done that could be
 //! left out. A module a part; each says what its limit is and why.
 //!
 //! Names are `part/what/ours` and `part/what/limit`. Everything runs on one thread and, where it can, on memory that is in the
 //! cache, as a train is that was read a moment ago. No system calls: what those cost is seen by `cargo xtask bench` only.
 
 mod aead;
+mod allocate;
 mod frame;
 mod lookup;
 mod pack;
@@ -30,6 +31,7 @@ criterion_group!(
     replay::window,
     pack::pack,
     pack::unpack,
+    allocate::lease,
 );
 criterion_main!(parts);
 

@@ -14,6 +14,7 @@ mod fabric;
 mod firewall;
 mod frames;
 mod lab_itself;
+mod lease;
 mod ownership;
 mod reclaim;
 mod restart;

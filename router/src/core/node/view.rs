@@ -102,6 +102,11 @@ impl Node {
         self.ipam.leases()
     }
 
+    /// Whether somebody has an address on this host.
+    pub fn holds_any(&self, owner: &Owner) -> bool {
+        self.ipam.holds_any(owner)
+    }
+
     /// Allocation in numbers.
     pub fn ipam_summary(&self) -> ipam::Summary {
         self.ipam.summary()

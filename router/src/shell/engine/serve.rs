@@ -117,7 +117,7 @@ impl Engine {
             return;
         }
         let owner = Owner(request.holder);
-        let had = running.node.leases().any(|(holder, _)| holder == owner);
+        let had = running.node.holds_any(&owner);
         let want = match (request.address, request.subnet) {
             (Some(address), _) => Want::Fixed(address),
             (None, Some(subnet)) => Want::In(subnet),
