@@ -16,7 +16,7 @@
 //! - `ownership`, `ask`, `donate`, `removal` with `forward` and `reclaim`: the four conversations; `tidy`: giving scraps back; `seed`: a
 //!   part of the range from the start;
 //! - [`audit`]: who owns what and how it came to, proven from signed records;
-//! - [`ipam`]: all of them together; `summary`: what a person is shown.
+//! - `types`: what callers say and hear; [`ipam`]: all of them together; `summary`: what a person is shown.
 
 mod ask;
 pub mod audit;
@@ -40,6 +40,7 @@ mod span;
 mod stats;
 mod summary;
 mod tidy;
+mod types;
 
 pub use config::Config;
 pub use error::AllocateError;
