@@ -140,6 +140,46 @@ fn space_moves_down_to_single_addresses() {
 }
 
 #[test]
+fn smallest_range_serves_two_hosts() {
+    let mut world = fabric("10.0.0.0/30", 2);
+    for host in 0..2 {
+        world.allocate(host, &format!("on-{host}"), Want::Any, PATIENCE);
+        world.run(PATIENCE);
+    }
+    let got: Vec<_> =
+        world.answers.iter().map(|(_, _, result)| result.clone().unwrap().octets()[3]).collect();
+    assert_eq!(got, [1, 2]);
+    // The address moves to the host that wants it when its holder is gone.
+    world.release(0, &owner("on-0"), Rest::NeverUsed);
+    world.allocate(1, "next", Want::Fixed(address("10.0.0.1")), PATIENCE);
+    world.run(PATIENCE);
+    assert_eq!(last_answer(&world), Ok(address("10.0.0.1")));
+    world.allocate(0, "late", Want::Any, PATIENCE);
+    world.run(PATIENCE);
+    assert!(matches!(last_answer(&world), Err(AllocateError::Exhausted { .. })), "{:?}", last_answer(&world));
+    world.check_quiescent();
+}
+
+#[test]
+fn small_subnets_are_shared_by_all_hosts() {
+    let mut world = fabric("10.0.0.0/24", 4);
+    for (n, subnet) in ["10.0.0.16/30", "10.0.0.132/30", "10.0.0.250/31"].into_iter().enumerate() {
+        let subnet: ipnet::Ipv4Net = subnet.parse().unwrap();
+        let size = 1usize << (32 - subnet.prefix_len());
+        for host in 0..size {
+            world.allocate(host, &format!("{n}-on-{host}"), Want::In(subnet), PATIENCE);
+            world.run(PATIENCE);
+            assert!(subnet.contains(&last_answer(&world).unwrap()));
+        }
+        world.allocate(0, &format!("{n}-late"), Want::In(subnet), PATIENCE);
+        world.run(PATIENCE);
+        assert_eq!(last_answer(&world), Err(AllocateError::Exhausted { asked: subnet, resting: 0 }));
+    }
+    world.run(Duration::from_secs(300));
+    world.check_quiescent();
+}
+
+#[test]
 fn a_fixed_address_of_another_peer_is_fetched_or_in_use() {
     let mut world = fabric("10.0.0.0/24", 2);
     let addr = address("10.0.0.77");
