@@ -49,7 +49,7 @@ fn audit_proves_a_takeover() {
             let last = history["steps"].as_array()?.last()?.clone();
             (last["link"] == "takeover" && last["owner_name"] == "h1").then_some(())
         })?;
-        lab.hosts()[..2].iter().try_for_each(|host| no_conflict(host))
+        lab.hosts()[..2].iter().try_for_each(no_conflict)
     });
 }
 
