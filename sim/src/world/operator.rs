@@ -51,6 +51,11 @@ impl World {
             0 => (Role::Founder, Vec::new()),
             _ => (Role::Joiner, self.some_addresses(host)),
         };
+        if role == Role::Joiner && targets.is_empty() {
+            // Nobody is there who could make a token.
+            self.queue.push(self.now + PATIENCE, super::What::Order(Order::Join(host)));
+            return Ok(());
+        }
         self.hosts[usize::from(host)].fabric = self.fabric.clone();
         match self.hosts[usize::from(host)].enter(role, targets) {
             Ok(()) => self.start(host),
@@ -71,7 +76,8 @@ impl World {
             let chosen = running.swap_remove(self.dice.index(running.len()));
             addresses.push(self.network.address(chosen));
         }
-        if addresses.is_empty() {
+        if addresses.is_empty() && self.now < PATIENCE {
+            // At the very start all are told of the first one.
             addresses.push(self.network.address(0));
         }
         addresses

@@ -194,11 +194,10 @@ impl World {
                 );
                 return different(Check::SpaceKept, text);
             }
-            let blocks = router.node.ipam().blocks();
-            let blocks: Vec<ipam::Block> =
-                blocks.filter(|block| !self.model.is_tainted(block.prefix.addr())).collect();
+            let blocks: Vec<ipam::Block> = router.node.ipam().blocks().collect();
             for block in &blocks {
-                if block.standing == Standing::Contested || !ids.contains(&block.owner) {
+                let wrong = block.standing == Standing::Contested || !ids.contains(&block.owner);
+                if wrong && !self.model.is_tainted(block.prefix.addr()) {
                     let text = format!("host {host} sees {block:?}, whose owner is nobody who can use it");
                     let subject = Subject::Address(block.prefix.addr());
                     return Err(Difference { check: Check::SpaceKept, text, subject });
@@ -210,12 +209,33 @@ impl World {
             }
             match &first {
                 None => first = Some(blocks),
-                Some(first) if *first == blocks => {}
-                Some(first) => {
-                    let other = blocks.iter().find(|block| !first.contains(block));
-                    let text = format!("host {host} sees other owners than the first: {other:?}");
-                    return different(Check::Converged, text);
-                }
+                Some(first) => self.compare_views(*host, &blocks, first)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Two views of who owns what, at all borders of both.
+    fn compare_views(
+        &self,
+        host: u16,
+        blocks: &[ipam::Block],
+        first: &[ipam::Block],
+    ) -> Result<(), Difference> {
+        if blocks == first {
+            return Ok(());
+        }
+        let at = |blocks: &[ipam::Block], address: Ipv4Addr| {
+            let found = blocks.iter().find(|block| block.prefix.contains(&address));
+            found.map(|block| (block.owner, block.epoch))
+        };
+        let borders = blocks.iter().chain(first).flat_map(|b| [b.prefix.network(), b.prefix.broadcast()]);
+        for address in borders.filter(|address| !self.model.is_tainted(*address)) {
+            let (here, there) = (at(blocks, address), at(first, address));
+            if here != there {
+                let text = format!("host {host} sees {here:?} own {address}, the first host sees {there:?}");
+                let subject = Subject::Address(address);
+                return Err(Difference { check: Check::Converged, text, subject });
             }
         }
         Ok(())

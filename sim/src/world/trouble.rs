@@ -16,6 +16,8 @@ use crate::plan::Act;
 
 /// After so long without a word a dead peer is known to be dead by all that hear each other.
 const KNOWN_DEAD: Duration = Duration::from_secs(25);
+/// Before it the fabric is not founded for all.
+const HEARD_OF: Duration = Duration::from_secs(15);
 /// Longest lag of a slow peer.
 const MAX_LAG: u64 = 120;
 /// Datagrams of a flood in one go, and how often.
@@ -145,7 +147,8 @@ impl World {
             return Ok(());
         }
         if fault.kind == Kind::DiskLost {
-            if self.members().len() < 3 {
+            // What nobody has heard of is lost with the disk.
+            if self.members().len() < 3 || self.now < HEARD_OF {
                 return Ok(());
             }
             self.lose_power(host);
