@@ -27,6 +27,7 @@ pub mod mesh;
 mod origin;
 mod own;
 pub mod peer;
+pub mod planted;
 pub mod record;
 mod repair;
 mod rng;

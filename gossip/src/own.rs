@@ -9,6 +9,7 @@ use crate::gossip::{Event, Gossip};
 use crate::keys::{Keys, Verdict};
 use crate::membership::Change;
 use crate::peer::PeerId;
+use crate::planted::{Bug, planted};
 use crate::record::{Kind, MAX_NAME, MAX_VALUE, Record, RecordKey};
 use crate::stats::DropReason;
 use crate::store::{Judgement, MAX_RECORDS_PER_ORIGIN};
@@ -195,6 +196,9 @@ impl<K: Keys> Gossip<K> {
 
     /// Somebody says something of this peer itself.
     pub(crate) fn hear_of_self(&mut self, rumour: &Rumour, from: PeerId, now: Instant) {
+        if planted(Bug::DeathUndenied) {
+            return;
+        }
         let (said, mine) = (rumour.standing(), self.own.standing());
         if said.incarnation < mine.incarnation {
             return self.tell(from, self.me);

@@ -11,6 +11,7 @@ use crate::gossip::Gossip;
 use crate::keys::Keys;
 use crate::origin::key_bucket;
 use crate::peer::PeerId;
+use crate::planted::{Bug, planted};
 use crate::record::RecordKey;
 use crate::store::origin_bucket;
 use crate::wire::{
@@ -33,6 +34,10 @@ impl<K: Keys> Gossip<K> {
         if self.next_repair > now {
             return;
         }
+        if planted(Bug::RepairSkipped) {
+            self.next_repair = now + self.config.repair_interval;
+            return;
+        }
         self.next_repair = now + self.rng.jitter(self.config.repair_interval);
         let neighbours: Vec<PeerId> = self.mesh.neighbours().collect();
         if let Some(&peer) = self.rng.choose(&neighbours) {
@@ -42,6 +47,9 @@ impl<K: Keys> Gossip<K> {
 
     /// A probe or its answer showed the digest of a peer. The lower id of the two acts on a difference.
     pub(crate) fn consider_repair(&mut self, peer: PeerId, root: u64, now: Instant) {
+        if planted(Bug::RepairSkipped) {
+            return;
+        }
         let equal = root == self.store.root();
         let settled = now >= self.last_change + SETTLE;
         let Some(link) = self.links.get_mut(&peer) else { return };

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::hash::mix;
 use crate::origin::{Origin, Phase};
 use crate::peer::PeerId;
+use crate::planted::{Bug, planted};
 use crate::record::{Kind, Record, RecordKey};
 use crate::stats::DropReason;
 use crate::wire::{KEY_BUCKETS, KeyDigest, ORIGIN_BUCKETS, OriginDigest, Range, Standing};
@@ -120,6 +121,7 @@ impl Store {
             };
         };
         match record.version.cmp(&held.record.version) {
+            std::cmp::Ordering::Less if planted(Bug::OldRecordWins) => Judgement::News,
             std::cmp::Ordering::Less => Judgement::Stale,
             std::cmp::Ordering::Greater => Judgement::News,
             std::cmp::Ordering::Equal if *record == *held.record => Judgement::Repeated,
@@ -140,6 +142,9 @@ impl Store {
         let due = record.value.is_none().then(|| now + self.tombstone_age);
         self.schedule.extend(due.map(|at| (at, id, key.clone())));
         self.change(id, |origin| origin.insert(record, due));
+        if planted(Bug::TombstoneDropped) && due.is_some() {
+            self.take_out(id, &key);
+        }
         Ok(previous)
     }
 

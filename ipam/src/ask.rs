@@ -10,6 +10,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use gossip::PeerId;
+use gossip::planted::{Bug, planted};
 use ipnet::Ipv4Net;
 
 use crate::ipam::{Ipam, Presence, Ticket, Trust};
@@ -367,6 +368,9 @@ impl Ipam {
             Need::Address(addr) => self.why_not_address(addr),
             Need::Within(asked) => self.why_not_within(need, asked),
         };
+        if planted(Bug::DeadlineUnanswered) {
+            return self.cancel(ticket, now);
+        }
         self.fail(ticket, error, now);
     }
 

@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use gossip::PeerId;
+use gossip::planted::{Bug, planted};
 use ipnet::Ipv4Net;
 
 use crate::Ipam;
@@ -98,6 +99,9 @@ impl Ipam {
         self.may_give(from, now)?;
         match self.space.usage(addr) {
             Use::Free => Ok(Gift::New(Span::single(addr).largest_block())),
+            Use::Leased(_) if planted(Bug::LeaseGivenAway) => {
+                Ok(Gift::New(Span::single(addr).largest_block()))
+            }
             Use::Leased(holder) => Err(Deny::InUse(holder.to_string())),
             Use::Resting => Err(Deny::Resting),
             Use::Unusable => match self.map.at(addr) {

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use gossip::planted::{Bug, planted};
 use gossip::{Kind, PeerId, RecordKey};
 use ipnet::Ipv4Net;
 
@@ -227,6 +228,7 @@ impl Ipam {
             return true;
         }
         let (until, entry) = match rest {
+            Rest::Used if planted(Bug::RestIgnored) => (None, JournalEntry::Free { addr }),
             Rest::Used => (Some(now + self.config.rest), JournalEntry::Resting { addr }),
             Rest::NeverUsed => (None, JournalEntry::Free { addr }),
         };
@@ -464,7 +466,9 @@ impl Ipam {
                 Use::Unusable => None,
             },
         };
-        if let Some(addr) = addr {
+        if let Some(addr) = addr
+            && !planted(Bug::LeaseForgotten)
+        {
             self.out.persist(JournalEntry::Lease { addr: addr.into(), owner: Arc::clone(holder) });
         }
         Ok(addr.map(Ipv4Addr::from_bits))

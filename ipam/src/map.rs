@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use gossip::PeerId;
+use gossip::planted::{Bug, planted};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
@@ -262,6 +263,9 @@ impl OwnerMap {
 /// Further steps cannot be judged, because the ones between may have been withdrawn before we came.
 fn judge(current: Option<&Holding>, step: &Holding) -> Verdict {
     let Some(current) = current else { return Verdict::Take(Standing::Clean) };
+    if planted(Bug::LowerEpochWins) && step.epoch < current.epoch {
+        return Verdict::Take(Standing::Clean);
+    }
     if step.epoch < current.epoch || current.is_same_step(step) {
         return Verdict::Stale;
     }
@@ -273,6 +277,7 @@ fn judge(current: Option<&Holding>, step: &Holding) -> Verdict {
         return Verdict::Take(Standing::Clean);
     }
     match current.standing {
+        Standing::Clean if planted(Bug::OwnerUnchecked) => Verdict::Take(Standing::Clean),
         Standing::Clean => Verdict::NotTheOwner,
         // Which of the two was the owner cannot be known here; elsewhere the other one may have come first.
         Standing::Contested => Verdict::Take(Standing::Contested),

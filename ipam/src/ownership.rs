@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use gossip::PeerId;
+use gossip::planted::{Bug, planted};
 use ipnet::Ipv4Net;
 
 use crate::Ipam;
@@ -175,7 +176,8 @@ impl Ipam {
 
     /// Signs that `prefix`, which is ours, belongs to `to` from now on.
     pub(crate) fn grant(&mut self, prefix: Ipv4Net, to: PeerId, now: Instant) -> BlockRecord {
-        let record = BlockRecord { prefix, owner: to, epoch: self.map.next_epoch(Span::of(prefix)) };
+        let raise = u64::from(planted(Bug::EpochNotRaised));
+        let record = BlockRecord { prefix, owner: to, epoch: self.map.next_epoch(Span::of(prefix)) - raise };
         self.stats.given += 1;
         self.sign(record, now);
         record
@@ -195,7 +197,9 @@ impl Ipam {
     /// Journals and publishes a record of ours.
     fn write_down(&mut self, record: BlockRecord) {
         let standing = Standing::Clean;
-        self.out.persist(JournalEntry::Block { signer: self.me, record, standing });
+        if !planted(Bug::GrantForgotten) || record.owner == self.me {
+            self.out.persist(JournalEntry::Block { signer: self.me, record, standing });
+        }
         self.records.insert(record.prefix, record);
         self.out.publish(Publish { key: record.key(), value: Some(record.encode()) });
     }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gossip::PeerId;
+use gossip::planted::{Bug, planted};
 use ipam::{Owner, Ticket};
 use ipnet::Ipv4Net;
 use router::core::endpoints::Change;
@@ -180,8 +181,9 @@ impl Host {
     pub fn start(&mut self, address: SocketAddr, at: Duration) {
         let Some(mut membership) = self.disk.membership().cloned() else { return };
         let now = self.clock.read(at);
-        membership.boot += 1;
+        membership.boot += u32::from(membership.boot == 0 || !planted(Bug::BootKept));
         self.lives += 1;
+        self.disk.sync_skipped = planted(Bug::SyncSkipped);
         let found = self.disk.open(File::Ipam);
         let mut node = self.node(membership.boot, now);
         if found.damaged {

@@ -3,7 +3,7 @@
 //! Some faults break what no protocol can keep: a disk that went back in time, a copy of a machine, a member that lies. What such a
 //! host believed to own at that time is *tainted*: there, and only there, double use and loss are no failures.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,9 @@ use crate::host::{Host, News, holder};
 
 /// Answers come at most this long after their deadline: a wake-up is exact, an fsync or the kernel is not.
 const SLACK: Duration = Duration::from_millis(200);
+
+/// How long a released address rests, as `ipam` has it.
+const REST: Duration = Duration::from_secs(30);
 
 /// Longest time from the lease to the end of an attach, fsyncs not counted.
 const KERNEL: Duration = Duration::from_millis(100);
@@ -42,6 +45,8 @@ pub enum Check {
     Answered,
     /// No message, queue or burst is longer than its limit.
     Limits,
+    /// A released address is not leased again at once.
+    Rested,
     /// Bytes and messages stay within their budget.
     Budget,
     /// After faults stop, all views become the same within a bound.
@@ -63,6 +68,7 @@ impl Check {
             Check::NothingLost => "nothing lost",
             Check::Answered => "answered",
             Check::Limits => "limits",
+            Check::Rested => "rested",
             Check::Budget => "budget",
             Check::Converged => "converged",
             Check::SpaceKept => "space kept",
@@ -95,6 +101,10 @@ pub struct Model {
     wired: BTreeMap<Ipv4Addr, (u16, u32)>,
     /// Callers that wait, with their deadlines by the host's clock.
     asked: BTreeMap<(u16, u64), Instant>,
+    /// Addresses that somebody released, and when, by the host's clock.
+    resting: BTreeMap<(u16, Ipv4Addr), Instant>,
+    /// Containers that want one address and get it also when it rests.
+    insist: BTreeSet<u32>,
     owned: Vec<Vec<Run>>,
     fates: Vec<Fate>,
     tainted: Vec<Run>,
@@ -167,8 +177,37 @@ impl Model {
     }
 
     /// A container shall go: its address is promised no longer.
-    pub fn let_go(&mut self, host: u16, container: u32) {
-        self.placed.remove(&(host, container));
+    pub fn let_go(&mut self, host: u16, container: u32, now: Instant) {
+        if let Some(address) = self.placed.remove(&(host, container)) {
+            self.resting.insert((host, address), now);
+        }
+    }
+
+    /// A container wants one address and no other.
+    pub fn insists(&mut self, container: u32) {
+        self.insist.insert(container);
+    }
+
+    fn check_rested(
+        &self,
+        host: u16,
+        container: u32,
+        address: Ipv4Addr,
+        now: Instant,
+    ) -> Result<(), Failure> {
+        let Some(since) = self.resting.get(&(host, address)) else { return Ok(()) };
+        let rested = now.saturating_duration_since(*since);
+        if rested >= REST || self.insist.contains(&container) || self.is_tainted(address) {
+            return Ok(());
+        }
+        let text =
+            format!("{address} was released {rested:?} ago and is leased to {container} of host {host}");
+        Err(Failure { check: Check::Rested, text, subject: Subject::Address(address) })
+    }
+
+    /// A host's clock leaps: everybody who waits there waits so much longer.
+    pub fn leapt(&mut self, host: u16, by: Duration) {
+        self.asked.range_mut((host, 0)..=(host, u64::MAX)).for_each(|(_, until)| *until += by);
     }
 
     /// The process ended: nobody waits for it any more.
@@ -199,7 +238,8 @@ impl Model {
                 self.asked.remove(&(host, u64::from(*container)));
             }
             News::Ponged(ticket) => drop(self.asked.remove(&(host, PINGS + ticket.0))),
-            News::Leased(container, _) => {
+            News::Leased(container, address) => {
+                self.check_rested(host, *container, *address, now)?;
                 // The rest is the kernel's and the disk's.
                 if let Some(until) = self.asked.get_mut(&(host, u64::from(*container))) {
                     *until = (*until).max(now) + KERNEL;

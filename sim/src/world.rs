@@ -7,7 +7,7 @@ mod trouble;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use ipam::Ticket;
+use ipam::{Ticket, Want};
 
 use crate::clock::{LocalClock, Queue};
 use crate::dice::{Dice, mix};
@@ -318,6 +318,9 @@ impl World {
                 let until = self.hosts[index].clock.read(self.now) + LEASE_DEADLINE;
                 self.history.note(self.now, host, format!("attach {container} {want:?}"));
                 self.model.ask(host, container, until);
+                if matches!(want, Want::Fixed(_)) {
+                    self.model.insists(container);
+                }
                 self.hosts[index].attach(container, want, self.now);
                 self.turn(host)
             }
@@ -332,7 +335,8 @@ impl World {
                     return Ok(());
                 }
                 self.history.note(self.now, host, format!("detach {container}"));
-                self.model.let_go(host, container);
+                let now = self.hosts[usize::from(host)].clock.read(self.now);
+                self.model.let_go(host, container, now);
                 self.hosts[usize::from(host)].detach(container, self.now);
                 self.turn(host)
             }

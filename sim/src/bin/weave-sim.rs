@@ -53,6 +53,10 @@ struct Args {
     /// Write the plan of the seed, or the smaller one if it fails, to this file
     #[arg(long, value_name = "FILE")]
     save: Option<std::path::PathBuf>,
+    /// Put in one bug after the other and show after how many seeds each is found
+    #[cfg(feature = "planted")]
+    #[arg(long)]
+    planted: bool,
     /// Print scenarios and kinds of fault
     #[arg(long)]
     list: bool,
@@ -69,11 +73,56 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     catch_panics();
+    #[cfg(feature = "planted")]
+    if args.planted {
+        return planted(&args);
+    }
     if let Some(file) = &args.plan {
         return one(&args, scenario, file);
     }
     let failed = many(&args, scenario);
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Seeds after which a bug counts as not found.
+#[cfg(feature = "planted")]
+const PATIENCE: u64 = 1000;
+
+/// Puts in each bug and counts the seeds until it is found.
+#[cfg(feature = "planted")]
+fn planted(args: &Args) -> ExitCode {
+    use gossip::planted::{Bug, plant};
+
+    let Some(scenario) = scenario::named(&args.scenario) else { return ExitCode::from(2) };
+    let mut missed = 0;
+    for &bug in Bug::ALL {
+        plant(Some(bug));
+        let start = std::time::Instant::now();
+        let mut found = None;
+        for seed in args.seed..args.seed + PATIENCE {
+            let outcome = run(&scenario.plan(seed, &wish(args)));
+            if let Err(failed) = outcome.result {
+                found = Some((seed + 1 - args.seed, failed.failure));
+                break;
+            }
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        match found {
+            Some((seeds, failure)) => say(&format!(
+                "{:<20} found after {seeds:>4} seeds, {seconds:>6.1} s: {}: {:.90}",
+                bug.name(),
+                failure.check.name(),
+                failure.text
+            )),
+            None => {
+                missed += 1;
+                say(&format!("{:<20} NOT FOUND in {PATIENCE} seeds: {}", bug.name(), bug.about()));
+            }
+        }
+        plant(None);
+    }
+    say(&format!("{} bugs put in, {missed} not found", Bug::ALL.len()));
+    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Runs a plan that was kept.

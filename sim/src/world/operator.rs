@@ -200,7 +200,8 @@ impl World {
         let index = usize::from(host);
         let containers: Vec<u32> = self.hosts[index].kernel.keys().copied().collect();
         for container in containers {
-            self.model.let_go(host, container);
+            let now = self.hosts[index].clock.read(self.now);
+            self.model.let_go(host, container, now);
             self.hosts[index].detach(container, self.now);
         }
         self.turn(host)?;

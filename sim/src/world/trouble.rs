@@ -78,7 +78,9 @@ impl World {
                 self.later(end, Undo::Voice(host))
             }
             Kind::ClockLeap => {
-                self.hosts[usize::from(host)].clock.leap(Duration::from_secs(1 + how % 120));
+                let by = Duration::from_secs(1 + how % 120);
+                self.hosts[usize::from(host)].clock.leap(by);
+                self.model.leapt(host, by);
                 self.schedule(host);
                 Ok(())
             }
@@ -131,7 +133,7 @@ impl World {
             }
             Kind::PowerLoss => self.lose_power(host),
             Kind::DiskDamage => {
-                self.taint_belief(host);
+                self.taint_journal(host, &self.hosts[index].disk.clone());
                 self.stop(host);
                 let mut dice = self.dice_of(how);
                 self.hosts[index].disk.damage(&mut dice);
@@ -148,7 +150,8 @@ impl World {
         }
         if fault.kind == Kind::DiskLost {
             // What nobody has heard of is lost with the disk.
-            if self.members().len() < 3 || self.now < HEARD_OF {
+            let running = self.members().into_iter().filter(|host| self.runs(*host)).count();
+            if running < 3 || self.now < HEARD_OF {
                 return Ok(());
             }
             self.lose_power(host);
