@@ -66,6 +66,8 @@ kinds! {
     FixedConflict "fixed-conflict" "Two containers on two hosts want the same address at once.";
     Exhaustion "exhaustion" "More containers come than there are addresses, and half of them go again.";
     SecretSplit "secret-split" "The fabric's secret is replaced on half of the hosts, and on the others later.";
+    LyingGift "lying-gift" "A member gives away blocks that another one owns; the operators remove it later.";
+    LyingEndpoint "lying-endpoint" "A member announces another one's container as its own; the operators remove it later.";
     AddressChange "address-change" "A host gets another underlay address, or its NAT box another port.";
 }
 

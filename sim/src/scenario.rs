@@ -37,6 +37,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "disks", about: "Disks fill up, tear, rot, go back in time.", draw: disks },
     Scenario { name: "removal", about: "Peers are removed, rightly and wrongly.", draw: removal },
     Scenario { name: "full", about: "A small range, more containers than addresses.", draw: full },
+    Scenario { name: "lies", about: "Members lie, while all others hear each other.", draw: lies },
     Scenario { name: "mixed", about: "Some kinds of fault, drawn from all, for 3 to 30 hosts.", draw: mixed },
 ];
 
@@ -125,6 +126,13 @@ fn full(wish: &Wish, dice: &mut Dice) -> Plan {
     plan
 }
 
+fn lies(wish: &Wish, dice: &mut Dice) -> Plan {
+    let mut plan = base(wish, dice, 7, 90);
+    containers(&mut plan, dice, 40);
+    faults(&mut plan, dice, &[Kind::LyingGift, Kind::LyingEndpoint, Kind::FixedConflict], 3);
+    plan
+}
+
 fn mixed(wish: &Wish, dice: &mut Dice) -> Plan {
     // Mostly few: what goes wrong goes wrong among few, and they are fast.
     let peers = match dice.below(10) {
@@ -138,7 +146,9 @@ fn mixed(wish: &Wish, dice: &mut Dice) -> Plan {
     plan.range = small_range(dice, 22, 29);
     let count = 5 + dice.below(40);
     containers(&mut plan, dice, count);
-    let kinds: Vec<Kind> = (0..1 + dice.below(6)).map(|_| Kind::ALL[dice.index(Kind::ALL.len())]).collect();
+    // Whoever has missed some epochs believes a gift of what was never the giver's (ADR 0004): not together with other faults.
+    let all: Vec<Kind> = Kind::ALL.iter().copied().filter(|kind| *kind != Kind::LyingGift).collect();
+    let kinds: Vec<Kind> = (0..1 + dice.below(6)).map(|_| all[dice.index(all.len())]).collect();
     let count = 1 + dice.below(12);
     faults(&mut plan, dice, &kinds, count);
     plan

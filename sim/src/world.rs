@@ -1,5 +1,6 @@
 //! Everything together: the hosts, the network between them, the clock, and what is done to them. One step is one event at one host.
 
+mod lies;
 mod operator;
 mod settle;
 mod trouble;

@@ -22,6 +22,9 @@ pub(crate) fn run(args: &Args, _ui: &Ui) -> Result<()> {
     simulate(&args.rest)
 }
 
+/// What puts bugs in needs a build that can.
+const PLANTED: &str = "--planted";
+
 /// A few hundred seeds of all faults.
 pub(crate) fn short_round() -> Result<()> {
     simulate(&["--seeds", SHORT, "--jobs", "2"].map(str::to_owned))
@@ -30,6 +33,10 @@ pub(crate) fn short_round() -> Result<()> {
 fn simulate(args: &[String]) -> Result<()> {
     let mut words =
         vec!["run", "--quiet", "--locked", "--profile", "sim", "-p", "sim", "--bin", "weave-sim", "--"];
+    if args.iter().any(|arg| arg == PLANTED) {
+        // Beside the others, so that no build is replaced by one with bugs.
+        words.splice(1..1, ["--features", "planted", "--target-dir", "target/planted"]);
+    }
     words.extend(args.iter().map(String::as_str));
     cargo::run(&words)
 }

@@ -110,6 +110,7 @@ fn check_graph(metadata: &Value) -> Vec<String> {
             findings.push(format!("the crate `{name}` has no rule about its dependencies"));
             continue;
         };
+        findings.extend(check_planted(name, package));
         for dependency in package["dependencies"].as_array().into_iter().flatten() {
             let to = dependency["name"].as_str().unwrap_or_default();
             if rules.contains_key(to) && !allowed.contains(&to) {
@@ -119,6 +120,23 @@ fn check_graph(metadata: &Value) -> Vec<String> {
             if PURE.contains(&name) && IMPURE.contains(&to) && dependency["kind"].is_null() {
                 findings.push(format!("`{name}` knows no I/O and must not depend on `{to}`"));
             }
+        }
+    }
+    findings
+}
+
+/// Bugs that are put in on purpose are for the simulator alone: no other crate can switch them on, by a feature or a dependency.
+fn check_planted(name: &str, package: &Value) -> Vec<String> {
+    let mut findings = Vec::new();
+    if ["gossip", "sim"].contains(&name) {
+        let on = package["features"]["default"].as_array().is_some_and(|default| !default.is_empty());
+        findings.extend(on.then(|| format!("`{name}` must have no default features")));
+    } else if package["features"].to_string().contains("planted") {
+        findings.push(format!("`{name}` must not have a feature that puts bugs in"));
+    }
+    for dependency in package["dependencies"].as_array().into_iter().flatten() {
+        if dependency["features"].to_string().contains("planted") {
+            findings.push(format!("`{name}` must not depend on `{}` with bugs put in", dependency["name"]));
         }
     }
     findings
@@ -178,6 +196,18 @@ mod tests {
     #[test]
     fn long_file_is_found() {
         assert_eq!(check_source(&format!("//! A file.\n{}", "\n".repeat(1000))).len(), 1);
+    }
+
+    #[test]
+    fn planted_bugs_outside_of_the_simulator_are_found() {
+        let graph = |package| check_graph(&json!({"packages": [package]})).len();
+        let feature = json!({"planted": ["gossip/planted"]});
+        assert_eq!(graph(json!({"name": "sim", "features": feature, "dependencies": []})), 0);
+        assert_eq!(graph(json!({"name": "router", "features": feature, "dependencies": []})), 1);
+        let on = json!({"default": ["planted"], "planted": []});
+        assert_eq!(graph(json!({"name": "gossip", "features": on, "dependencies": []})), 1);
+        let with = json!([{"name": "gossip", "kind": null, "features": ["planted"]}]);
+        assert_eq!(graph(json!({"name": "sim", "dependencies": with})), 1);
     }
 
     #[test]

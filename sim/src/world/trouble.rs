@@ -105,6 +105,14 @@ impl World {
                 self.fault_of_many(fault, end)
             }
             Kind::FixedConflict | Kind::Exhaustion => self.fault_of_wishes(fault),
+            Kind::LyingGift | Kind::LyingEndpoint => {
+                if self.lie(fault)? {
+                    let order = Order::Remove { at: other, gone: host, tries: 0 };
+                    self.queue.push(end + KNOWN_DEAD, What::Order(order));
+                    self.later(end, Undo::StopClone(host))?;
+                }
+                Ok(())
+            }
             Kind::AddressChange => {
                 self.network.move_host(host);
                 Ok(())
@@ -394,7 +402,7 @@ impl World {
     }
 
     /// Everything that a journal's reader believes to own.
-    fn taint_journal(&mut self, host: u16, disk: &Disk) {
+    pub(super) fn taint_journal(&mut self, host: u16, disk: &Disk) {
         let mut reader = Host::new(host, 0, self.fabric.clone(), LocalClock::new(self.start));
         let here = &self.hosts[usize::from(host)];
         (reader.identity, reader.id) = (here.identity.clone(), here.id);
