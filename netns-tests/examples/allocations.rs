@@ -7,7 +7,6 @@
 //! Each caller has a connection of its own and asks again when it has its answer; now and then it gives an address back. The state
 //! directory is below the temporary folder, on whatever disk that is: a RAM disk would measure no fsync.
 
-use std::env;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -25,12 +24,7 @@ const CALLERS: u64 = 64;
 const SECONDS: u64 = 15;
 
 fn main() -> Result<()> {
-    let numbers: Vec<u64> = env::args()
-        .skip(1)
-        .map(|word| word.parse().with_context(|| format!("not a number: `{word}`")))
-        .collect::<Result<_>>()?;
-    let number = |at: usize, default| numbers.get(at).copied().unwrap_or(default);
-    let (callers, seconds) = (number(0, CALLERS), number(1, SECONDS));
+    let [callers, seconds] = lab::numbers([CALLERS, SECONDS])?;
     let lab = Lab::new(1)?;
     let host = lab.host(1);
     host.start_weaved(&["--log", "warn"])?;

@@ -5,7 +5,6 @@
 //!
 //! Staying leaves the fabric as it is after the measurement, so that a profiler can look at the process whose id is printed.
 
-use std::env;
 use std::io::{self, Write};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,12 +19,7 @@ const SESSIONS: u64 = 100;
 const SECONDS: u64 = 60;
 
 fn main() -> Result<()> {
-    let numbers: Vec<u64> = env::args()
-        .skip(1)
-        .map(|word| word.parse().with_context(|| format!("not a number: `{word}`")))
-        .collect::<Result<_>>()?;
-    let number = |at: usize, default| numbers.get(at).copied().unwrap_or(default);
-    let (sessions, seconds, stay) = (number(0, SESSIONS), number(1, SECONDS), number(2, 0));
+    let [sessions, seconds, stay] = lab::numbers([SESSIONS, SECONDS, 0])?;
     let mut out = io::stdout();
     let start = Instant::now();
     let fabric = IdleFabric::new(usize::try_from(sessions)?)?;

@@ -4,6 +4,7 @@
 //! and fails rather than skips without it. All that is made carries the prefix of one run and goes away with its [`Lab`],
 //! also after a panic; what a killed run left behind is removed by the next one.
 
+mod arguments;
 mod burst;
 mod capture;
 mod command;
@@ -27,6 +28,7 @@ mod usage;
 mod wait;
 mod wire;
 
+pub use arguments::numbers;
 pub use capture::{Capture, Captured};
 pub use command::{Output, run, run_ok};
 pub use container::{CniCall, CniOutcome, Container};

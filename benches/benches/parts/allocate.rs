@@ -48,6 +48,51 @@ pub(crate) fn lease(c: &mut Criterion) {
     group.finish();
 }
 
+/// Containers that come and go beside as many that stay.
+pub(crate) fn come_and_go(c: &mut Criterion) {
+    let mut group = c.benchmark_group("lease");
+    group.throughput(Throughput::Elements(BATCH));
+    let now = Instant::now();
+    let deadline = now + Duration::from_secs(5);
+    let mut ipam = founder(now);
+    for (ticket, name) in (0..).zip(names()) {
+        ipam.allocate(Ticket(ticket), Owner(name), Want::Any, deadline, now);
+        carry_away(&mut ipam);
+    }
+    let coming: Vec<Owner> = (0..BATCH).map(|n| Owner(format!("cni:{n:064x}/eth1"))).collect();
+    group.bench_function("come and go/ours", |b| {
+        b.iter_batched(
+            || coming.clone(),
+            |coming| {
+                for (ticket, owner) in (0..).zip(coming) {
+                    ipam.allocate(Ticket(ticket), owner.clone(), Want::Any, deadline, now);
+                    carry_away(&mut ipam);
+                    black_box(ipam.release_unused(&owner, now));
+                    carry_away(&mut ipam);
+                }
+            },
+            BatchSize::LargeInput,
+        );
+    });
+    let mut books = Books::default();
+    for name in names() {
+        books.lease(name);
+    }
+    group.bench_function("come and go/limit", |b| {
+        b.iter_batched(
+            || coming.clone(),
+            |coming| {
+                for Owner(name) in coming {
+                    black_box(books.lease(name.clone()));
+                    books.release(&name);
+                }
+            },
+            BatchSize::LargeInput,
+        );
+    });
+    group.finish();
+}
+
 fn founder(now: Instant) -> Ipam {
     let mut ipam = Ipam::new(Config::new("10.0.0.0/8".parse().expect("a prefix")), PeerId([1; 16]), 1, now);
     ipam.found(now);
@@ -89,5 +134,11 @@ impl Books {
         self.leases.insert(address, Arc::clone(&name));
         self.holders.insert(name, address);
         address
+    }
+
+    fn release(&mut self, name: &str) {
+        if let Some(address) = self.holders.remove(name) {
+            self.leases.remove(&address);
+        }
     }
 }

@@ -32,6 +32,7 @@ criterion_group!(
     pack::pack,
     pack::unpack,
     allocate::lease,
+    allocate::come_and_go,
 );
 criterion_main!(parts);
 
