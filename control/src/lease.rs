@@ -5,11 +5,14 @@ use std::net::Ipv4Addr;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
+/// With the name after it, what [`crate::api::Lease::owner`] says of a lease without an interface.
+pub const OWNER_PREFIX: &str = "lease:";
+
 /// `POST /lease`: an address for `name`; the same name gets the same address again. It stays leased until it is released, also over
 /// restarts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseRequest {
-    /// Who holds it: 1 to 200 printable characters without spaces, unique on this host.
+    /// Who holds it: 1 to 300 printable characters without spaces, unique on this host.
     pub name: String,
     /// This very address.
     #[serde(default, skip_serializing_if = "Option::is_none")]

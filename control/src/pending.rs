@@ -38,6 +38,9 @@ pub struct PendingDetach {
     /// Only what this attempt made, see [`crate::api::UndoRequest`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<String>,
+    /// No attachment at all but the lease of this name, see [`crate::lease::ReleaseRequest`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<String>,
 }
 
 impl PendingDetach {
@@ -48,7 +51,13 @@ impl PendingDetach {
             container: container.to_owned(),
             ifname: ifname.to_owned(),
             attempt: None,
+            lease: None,
         }
+    }
+
+    /// Release the lease `name`, which was made for (`container`, `ifname`).
+    pub fn of_lease(container: &str, ifname: &str, name: &str) -> PendingDetach {
+        PendingDetach { lease: Some(name.to_owned()), ..PendingDetach::new(container, ifname) }
     }
 
     /// Detach only what `attempt` made.
@@ -63,7 +72,8 @@ impl PendingDetach {
 
     /// Name of the file: readable, unique for each pair, never a path. `~` cannot occur in a container id.
     fn file_name(&self) -> String {
-        format!("{}~{}.json", encoded(&self.container), encoded(&self.ifname))
+        let kind = if self.lease.is_some() { "~l" } else { "" };
+        format!("{}~{}{kind}.json", encoded(&self.container), encoded(&self.ifname))
     }
 }
 
@@ -220,7 +230,7 @@ mod tests {
 
     #[test]
     fn names_at_their_limits_fit_a_file_name() {
-        let longest = PendingDetach::new(&"c".repeat(MAX_CONTAINER_ID), &"%".repeat(15));
+        let longest = PendingDetach::of_lease(&"c".repeat(MAX_CONTAINER_ID), &"%".repeat(15), "a lease");
         assert!(longest.file_name().len() <= 255);
     }
 

@@ -64,7 +64,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let state_dir = config.state_dir.clone();
     tokio::spawn(async move {
         // Before the first request, so that no runtime meets an attachment that it asked to be gone.
-        pending::replay(&state_dir, &attacher).await;
+        pending::replay(&state_dir, &hub, &attacher).await;
         if let Err(error) = api::serve(listener, Control { hub, attacher }).await {
             tracing::error!(%error, "the control socket failed");
         }

@@ -23,11 +23,10 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::attach::Attacher;
 use super::engine::call::{self, Call, Hub, refusal, refusal_with};
+use super::lease;
 
 /// Longest request body; an attach request is below 2 KiB.
 const MAX_BODY: usize = 64 * 1024;
-/// Longest name of the holder of a lease without an interface: with its prefix well below what the journal takes.
-const MAX_LEASE_NAME: usize = 200;
 /// Version of the control protocol.
 const API_VERSION: u32 = 1;
 
@@ -118,8 +117,8 @@ fn routes(control: Control) -> Router {
         .route("/join", post(join))
         .route("/connect", post(connect))
         .route("/forget", post(forget))
-        .route("/lease", post(lease))
-        .route("/release", post(release))
+        .route("/lease", post(lease_address))
+        .route("/release", post(release_address))
         .route("/attach", post(attach))
         .route("/detach", post(detach))
         .route("/gc", post(gc))
@@ -274,30 +273,21 @@ async fn forget(State(control): State<Control>, body: Body<api::TargetsRequest>)
     answer(control.hub.ask(|reply| Call::Forget(request.addresses, reply)).await)
 }
 
-async fn lease(State(control): State<Control>, body: Body<LeaseRequest>) -> Answer<LeaseAnswer> {
+async fn lease_address(State(control): State<Control>, body: Body<LeaseRequest>) -> Answer<LeaseAnswer> {
     let request = parsed(body)?;
-    let holder = lease_holder(&request.name)?;
+    let holder = lease::holder(&request.name)?;
     let wish = call::LeaseRequest { holder, address: request.address, subnet: request.subnet };
     let lease = control.hub.ask(|reply| Call::Lease(wish, reply)).await;
     answer(lease.map(|lease| LeaseAnswer { address: lease.v4, address6: lease.v6, changed: lease.fresh }))
 }
 
-async fn release(State(control): State<Control>, body: Body<ReleaseRequest>) -> Answer<ReleaseAnswer> {
-    let holder = lease_holder(&parsed(body)?.name)?;
+async fn release_address(
+    State(control): State<Control>,
+    body: Body<ReleaseRequest>,
+) -> Answer<ReleaseAnswer> {
+    let holder = lease::holder(&parsed(body)?.name)?;
     let released = control.hub.ask(|reply| Call::Release(holder, call::Rest::Used, reply)).await;
     answer(released.map(|released| ReleaseAnswer { released }))
-}
-
-/// What the books call the holder of a lease that has no interface: apart from containers, whose leases end with their interfaces.
-fn lease_holder(name: &str) -> Result<String, Failure> {
-    let plain = |c: char| !c.is_whitespace() && !c.is_control();
-    if (1..=MAX_LEASE_NAME).contains(&name.len()) && name.chars().all(plain) {
-        return Ok(format!("lease:{name}"));
-    }
-    Err(Failure(refusal(
-        ErrorCode::BadRequest,
-        format!("name `{name}` is not 1 to {MAX_LEASE_NAME} printable characters without spaces"),
-    )))
 }
 
 async fn attach(State(control): State<Control>, body: Body<api::AttachRequest>) -> Answer<api::Attachment> {

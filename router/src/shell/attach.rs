@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, Weak};
 
 use control::api::{
@@ -148,10 +148,9 @@ impl Attacher {
         }
         let netns = Netns::Path(request.netns.clone().into());
         let ground = self.hub.ask(Call::Ground).await?;
-        let gateway = match &request.routes {
-            None => Some(self.expose_flow().await?.0),
-            Some(_) => None,
-        };
+        let through_bridge =
+            request.routes.as_ref().is_none_or(|routes| routes.iter().any(|route| route.gw.is_none()));
+        let gateway = if through_bridge { Some(self.expose_flow().await?.0) } else { None };
         let wish = LeaseRequest { holder: holder.clone(), address: request.address, subnet: request.subnet };
         let lease = self.hub.ask(|reply| Call::Lease(wish, reply)).await?;
         let planned = plan(&request, &lease, gateway.as_ref(), &ground, &self.bridge);
@@ -500,7 +499,16 @@ fn plan(
         ));
     }
     let routes = match (&request.routes, gateway) {
-        (Some(routes), _) => routes.clone(),
+        (Some(routes), None) => routes.clone(),
+        (Some(routes), Some((v4, v6))) => {
+            let through = |dst: &IpNet| match dst {
+                IpNet::V4(_) => IpAddr::V4(v4.addr()),
+                IpNet::V6(_) => IpAddr::V6(v6.addr()),
+            };
+            let complete =
+                |route: &Route| Route { dst: route.dst, gw: route.gw.or(Some(through(&route.dst))) };
+            routes.iter().map(complete).collect()
+        }
         (None, Some((v4, v6))) => vec![
             Route { dst: IpNet::V4(Ipv4Net::default()), gw: Some(v4.addr().into()) },
             Route { dst: IpNet::V6(Ipv6Net::default()), gw: Some(v6.addr().into()) },

@@ -6,6 +6,7 @@ pub mod busy_polling;
 pub mod config;
 pub mod engine;
 pub mod kernel;
+pub mod lease;
 pub mod metrics;
 pub mod pending;
 pub mod random;
