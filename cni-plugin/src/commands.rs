@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::config::{Config, invalid};
 use crate::daemon::{bad_netns, client, refused};
+use crate::delegate::{Choice, Delegate};
 use crate::environment::{Environment, OwnNetns};
 use crate::error::{CniError, Code};
 use crate::result::CniResult;
@@ -27,7 +28,7 @@ pub(crate) fn add(
     config: &Config,
     log: &mut dyn Write,
 ) -> Result<String, CniError> {
-    let wish = Wish::of(environment, config)?;
+    let mut wish = Wish::of(environment, config)?;
     // Read before anything is made, so that a bad one costs nothing.
     let mut result = match &config.previous {
         None => CniResult::default(),
@@ -36,6 +37,11 @@ pub(crate) fn add(
     let netns = open_netns(environment)?;
     let client = client(config)?;
     settle(&client, environment, config)?;
+    let delegate = Delegate::of(environment, config)?;
+    if let Some(delegate) = &delegate {
+        let choice = choose(delegate, log)?;
+        wish = Wish { address: Some(choice.address), routes: choice.routes, ..wish };
+    }
     let attempt = attempt();
     let request = AttachRequest {
         container: environment.container.clone(),
@@ -56,6 +62,7 @@ pub(crate) fn add(
         if error.outcome_unknown() {
             undo(&client, environment, config, &attempt, log);
         }
+        give_back(delegate.as_ref(), log);
         refused("attach the container", error)
     })?;
     result.add(&attachment, &environment.netns, &config.dns);
@@ -68,6 +75,19 @@ pub(crate) fn del(
     config: &Config,
     log: &mut dyn Write,
 ) -> Result<String, CniError> {
+    detach_or_write_down(environment, config, log)?;
+    // Last, so that nobody gets the address while it is in use. Its failure is ours: the runtime has to ask again.
+    if let Some(delegate) = Delegate::of(environment, config)? {
+        delegate.tell("DEL")?;
+    }
+    Ok(String::new())
+}
+
+fn detach_or_write_down(
+    environment: &Environment,
+    config: &Config,
+    log: &mut dyn Write,
+) -> Result<(), CniError> {
     let client = client(config)?;
     let pending = PendingDetach::new(&environment.container, &environment.ifname);
     let mut answer = detach(&client, &pending);
@@ -94,11 +114,11 @@ pub(crate) fn del(
     match answer {
         Ok(()) => {
             forget_pending(config, &pending, log);
-            Ok(String::new())
+            Ok(())
         }
         Err(error) if error.never_asked() => {
             remark(log, &format!("{error}; the detachment of `{}` waits on disk", environment.container));
-            Ok(String::new())
+            Ok(())
         }
         Err(error) => Err(refused("detach the container", error)),
     }
@@ -128,11 +148,18 @@ pub(crate) fn check(environment: &Environment, config: &Config) -> Result<String
         }
         answer
     })?;
+    if let Some(delegate) = Delegate::of(environment, config)? {
+        delegate.tell("CHECK")?;
+    }
     Ok(String::new())
 }
 
 /// GC: detach what the runtime does not know any more. What other networks and people have attached stays.
-pub(crate) fn gc(config: &Config, log: &mut dyn Write) -> Result<String, CniError> {
+pub(crate) fn gc(
+    environment: &Environment,
+    config: &Config,
+    log: &mut dyn Write,
+) -> Result<String, CniError> {
     let Some(keep) = &config.valid else {
         return Err(invalid("GC needs `cni.dev/valid-attachments`"));
     };
@@ -147,11 +174,23 @@ pub(crate) fn gc(config: &Config, log: &mut dyn Write) -> Result<String, CniErro
     for pair in answer.detached {
         remark(log, &format!("detached `{}` from `{}`", pair.ifname, pair.container));
     }
+    if let Some(delegate) = Delegate::of(environment, config)? {
+        delegate.tell("GC")?;
+    }
     Ok(String::new())
 }
 
 /// STATUS: could a container be attached now?
-pub(crate) fn status(config: &Config) -> Result<String, CniError> {
+pub(crate) fn status(environment: &Environment, config: &Config) -> Result<String, CniError> {
+    ready(config)?;
+    if let Some(delegate) = Delegate::of(environment, config)? {
+        delegate.tell("STATUS")?;
+    }
+    Ok(String::new())
+}
+
+/// Whether `weaved` can hand out addresses.
+pub(crate) fn ready(config: &Config) -> Result<(), CniError> {
     let status = client(config)?.status().map_err(|error| {
         // Frames between hosts pass through `weaved`, so containers are cut off from other hosts while it is down.
         let code = match error {
@@ -173,7 +212,7 @@ pub(crate) fn status(config: &Config) -> Result<String, CniError> {
             Err(CniError::new(Code::Unavailable, format!("no address of {range} can be had: {state}"))
                 .hint("see `weavectl status ipam`"))
         }
-        Some(_) => Ok(String::new()),
+        Some(_) => Ok(()),
     }
 }
 
@@ -187,6 +226,17 @@ pub(crate) fn version(input: &[u8]) -> String {
         "supportedVersions": supported,
     })
     .to_string()
+}
+
+fn choose(delegate: &Delegate<'_>, log: &mut dyn Write) -> Result<Choice, CniError> {
+    delegate.choose().inspect_err(|_| give_back(Some(delegate), log))
+}
+
+/// After a failed ADD: plugins take DEL also for what they never handed out.
+fn give_back(delegate: Option<&Delegate<'_>>, log: &mut dyn Write) {
+    if let Some(Err(error)) = delegate.map(|delegate| delegate.tell("DEL")) {
+        remark(log, &error.to_string());
+    }
 }
 
 fn open_netns(environment: &Environment) -> Result<Netns, CniError> {
@@ -275,6 +325,6 @@ fn attempt() -> String {
 }
 
 /// Standard error is the runtime's log; when it is closed there is nobody to tell.
-fn remark(log: &mut dyn Write, text: &str) {
+pub(crate) fn remark(log: &mut dyn Write, text: &str) {
     let _ = log.write_all(format!("weave-cni: {text}\n").as_bytes());
 }

@@ -1,10 +1,11 @@
 //! The network configuration on standard input. Unknown keys are other people's business and are ignored.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use control::api::{DEFAULT_SOCKET, DEFAULT_STATE_DIR, Pair};
 use ipnet::{IpNet, Ipv4Net};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::environment::is_identifier;
@@ -14,6 +15,8 @@ use crate::version::SpecVersion;
 /// What we read of a configuration; the parts that only some commands need are checked when they are needed.
 #[derive(Debug)]
 pub(crate) struct Config {
+    /// As it came, for a plugin that we call in turn.
+    pub(crate) raw: Value,
     pub(crate) version: SpecVersion,
     pub(crate) name: String,
     pub(crate) socket: PathBuf,
@@ -28,23 +31,62 @@ pub(crate) struct Config {
     pub(crate) valid: Option<Vec<Pair>>,
 }
 
-/// `ipam` of the configuration.
-#[derive(Debug, Default, Deserialize)]
+/// `ipam` of the configuration. What another plugin's keys mean is that plugin's business.
+#[derive(Debug, Default)]
 pub(crate) struct Ipam {
-    #[serde(default, rename = "type")]
-    pub(crate) kind: Option<String>,
-    #[serde(default)]
+    pub(crate) provider: Provider,
     pub(crate) subnet: Option<Ipv4Net>,
-    #[serde(default)]
     pub(crate) routes: Option<Vec<RouteWish>>,
+    /// For interfaces that another plugin makes; ours have the bridge.
+    pub(crate) gateway: Option<Ipv4Addr>,
+}
+
+/// Who chooses addresses.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) enum Provider {
+    /// `weaved`.
+    #[default]
+    Fabric,
+    /// The plugin of that name.
+    Plugin(String),
+}
+
+/// `ipam.type` values that mean us: none, this plugin, and the name that it has as an IPAM plugin.
+const OWN_IPAM: [&str; 3] = ["", "weave-cni", "weave-ipam"];
+
+#[derive(Default, Deserialize)]
+struct RawIpam {
+    #[serde(default, rename = "type")]
+    kind: Option<String>,
+    #[serde(default)]
+    subnet: Value,
+    #[serde(default)]
+    routes: Value,
+    #[serde(default)]
+    gateway: Value,
+}
+
+impl RawIpam {
+    fn read(self) -> Result<Ipam, serde_json::Error> {
+        let kind = self.kind.unwrap_or_default();
+        if !OWN_IPAM.contains(&kind.as_str()) {
+            return Ok(Ipam { provider: Provider::Plugin(kind), ..Ipam::default() });
+        }
+        Ok(Ipam {
+            provider: Provider::Fabric,
+            subnet: Option::deserialize(self.subnet)?,
+            routes: Option::deserialize(self.routes)?,
+            gateway: Option::deserialize(self.gateway)?,
+        })
+    }
 }
 
 /// One of `ipam.routes`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct RouteWish {
     pub(crate) dst: IpNet,
-    #[serde(default)]
-    pub(crate) gw: Option<std::net::IpAddr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) gw: Option<IpAddr>,
 }
 
 #[derive(Deserialize)]
@@ -61,7 +103,7 @@ struct Raw {
     #[serde(default)]
     mtu: Option<u32>,
     #[serde(default)]
-    ipam: Option<Ipam>,
+    ipam: Option<RawIpam>,
     #[serde(default)]
     dns: Option<Map<String, Value>>,
     #[serde(default)]
@@ -112,9 +154,11 @@ impl Config {
             None => SpecVersion::V0_1_0,
             Some(text) => SpecVersion::named(text).ok_or_else(|| unknown_version(text))?,
         };
-        let raw: Raw = serde_json::from_value(value).map_err(|error| {
+        let not_understood = |error: serde_json::Error| {
             CniError::new(Code::Decode, format!("the configuration is not understood: {error}"))
-        })?;
+        };
+        let raw = Raw::deserialize(&value).map_err(not_understood)?;
+        let ipam = raw.ipam.unwrap_or_default().read().map_err(not_understood)?;
         // Only wrong types of the key get here; a string was dealt with above.
         drop(raw.cni_version);
         let name = raw.name.unwrap_or_default();
@@ -128,12 +172,13 @@ impl Config {
             list.into_iter().map(pair).collect()
         });
         Ok(Config {
+            raw: value,
             version,
             name,
             socket: absolute("socket", raw.socket, DEFAULT_SOCKET)?,
             state_dir: absolute("stateDir", raw.state_dir, DEFAULT_STATE_DIR)?,
             mtu: raw.mtu,
-            ipam: raw.ipam.unwrap_or_default(),
+            ipam,
             dns: raw.dns.unwrap_or_default(),
             args: raw.args.and_then(|args| args.cni).unwrap_or_default(),
             runtime: raw.runtime_config.unwrap_or_default(),

@@ -68,6 +68,8 @@ pub(crate) struct Environment {
     pub(crate) netns: String,
     pub(crate) ifname: String,
     pub(crate) args: String,
+    /// All of them as they came, for a plugin that we call in turn.
+    pub(crate) variables: BTreeMap<String, OsString>,
     /// The reference library's way to let a test run in the namespace that it attaches.
     pub(crate) own_netns: OwnNetns,
 }
@@ -110,6 +112,7 @@ impl Environment {
                     String::new()
                 }
             },
+            variables: variables.clone(),
             own_netns: match text(variables, "CNI_NETNS_OVERRIDE").as_deref() {
                 Ok("1" | "true" | "TRUE" | "True") => OwnNetns::Allowed,
                 Ok(_) | Err(_) => OwnNetns::Refused,

@@ -39,6 +39,8 @@ pub enum Code {
     Different = 103,
     /// `weaved` is too old for the command.
     NotImplemented = 104,
+    /// The IPAM plugin that the configuration names failed; the message has its words.
+    Delegate = 105,
     /// Our bug, or `weaved`'s.
     Internal = 999,
 }

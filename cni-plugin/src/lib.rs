@@ -4,20 +4,23 @@
 //! the kernel is done by `weaved`. It keeps no state but the journal of detachments that `weaved` could not take.
 //!
 //! Error codes of our own: 100 the attachment or the address is taken, 101 not permitted, 102 the kernel refused, 103 CHECK
-//! found a difference, 104 `weaved` does not know the command. All others are the specification's.
+//! found a difference, 104 `weaved` does not know the command, 105 the IPAM plugin that the configuration names failed. All others are the specification's.
 
 mod commands;
 mod config;
 mod daemon;
+mod delegate;
 mod environment;
 mod error;
+mod ipam;
 mod result;
 mod version;
 mod wish;
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
+use std::path::Path;
 
 use config::Config;
 use environment::{Command, Environment};
@@ -37,8 +40,28 @@ pub enum Outcome {
     Failed(String),
 }
 
+/// Which of our plugins was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// `weave-cni`: interfaces with addresses.
+    Main,
+    /// `weave-ipam`: addresses alone, for another plugin's interfaces.
+    Ipam,
+}
+
+impl Role {
+    /// By the name that the program was started under, as a link to it may be called `weave-ipam`.
+    pub fn of_program(name: &OsStr) -> Role {
+        match Path::new(name).file_name() {
+            Some(name) if name == "weave-ipam" => Role::Ipam,
+            Some(_) | None => Role::Main,
+        }
+    }
+}
+
 /// One invocation of the plugin. `stdin` is only called when there is a command that wants it; remarks go to `log`.
 pub fn run(
+    role: Role,
     environment: &BTreeMap<String, OsString>,
     stdin: impl FnOnce() -> io::Result<Vec<u8>>,
     log: &mut dyn Write,
@@ -49,7 +72,7 @@ pub fn run(
         return Outcome::Done(String::new());
     }
     let mut spoken = SpecVersion::LATEST.as_str().to_owned();
-    match dispatch(environment, stdin, log, &mut spoken) {
+    match dispatch(role, environment, stdin, log, &mut spoken) {
         Ok(text) => Outcome::Done(text),
         Err(error) => {
             // In one piece, since many plugins share the runtime's log.
@@ -61,6 +84,7 @@ pub fn run(
 
 /// `spoken` is the version in which an error is to be answered, as soon as it is known.
 fn dispatch(
+    role: Role,
     environment: &BTreeMap<String, OsString>,
     stdin: impl FnOnce() -> io::Result<Vec<u8>>,
     log: &mut dyn Write,
@@ -86,13 +110,18 @@ fn dispatch(
     spoken.clear();
     spoken.push_str(config.version.as_str());
     environment.command.require(config.version)?;
-    match environment.command {
-        Command::Add => commands::add(&environment, &config, log),
-        Command::Del => commands::del(&environment, &config, log),
-        Command::Check => commands::check(&environment, &config),
-        Command::Gc => commands::gc(&config, log),
-        Command::Status => commands::status(&config),
-        Command::Version => Ok(commands::version(&[])),
+    match (environment.command, role) {
+        (Command::Add, Role::Main) => commands::add(&environment, &config, log),
+        (Command::Add, Role::Ipam) => ipam::add(&environment, &config, log),
+        (Command::Del, Role::Main) => commands::del(&environment, &config, log),
+        (Command::Del, Role::Ipam) => ipam::del(&environment, &config),
+        (Command::Check, Role::Main) => commands::check(&environment, &config),
+        (Command::Check, Role::Ipam) => ipam::check(&environment, &config),
+        (Command::Gc, Role::Main) => commands::gc(&environment, &config, log),
+        (Command::Gc, Role::Ipam) => ipam::gc(&config, log),
+        (Command::Status, Role::Main) => commands::status(&environment, &config),
+        (Command::Status, Role::Ipam) => ipam::status(&config),
+        (Command::Version, Role::Main | Role::Ipam) => Ok(commands::version(&[])),
     }
 }
 
@@ -101,7 +130,8 @@ fn about() -> String {
     format!(
         "weave-cni {}: CNI plugin that attaches containers to a Weave fabric; CNI versions {}\n\
          It is started by a container runtime. A configuration for it: \
-         {{\"cniVersion\":\"1.0.0\",\"name\":\"weave\",\"type\":\"weave-cni\"}}",
+         {{\"cniVersion\":\"1.0.0\",\"name\":\"weave\",\"type\":\"weave-cni\"}}\n\
+         Under the name weave-ipam it gives addresses of the fabric to another plugin's interfaces.",
         env!("CARGO_PKG_VERSION"),
         versions.join(", ")
     )

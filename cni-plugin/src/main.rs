@@ -1,9 +1,9 @@
-//! `weave-cni`, the process: environment and standard input in, standard output and exit code out. All else is in the library.
+//! `weave-cni`, also as `weave-ipam`, the process: environment and standard input in, standard output and exit code out. All else is in the library.
 
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
 
-use cni_plugin::{CniError, Code, MAX_CONFIG_BYTES, Outcome, SpecVersion};
+use cni_plugin::{CniError, Code, MAX_CONFIG_BYTES, Outcome, Role, SpecVersion};
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
@@ -17,7 +17,8 @@ fn main() -> ExitCode {
         .filter_map(|(key, value)| Some((key.into_string().ok()?, value)))
         .filter(|(key, _)| key.starts_with("CNI_"))
         .collect();
-    let outcome = cni_plugin::run(&environment, read_stdin, &mut io::stderr());
+    let role = Role::of_program(&std::env::args_os().next().unwrap_or_default());
+    let outcome = cni_plugin::run(role, &environment, read_stdin, &mut io::stderr());
     deliver(&outcome)
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Entries of an earlier result are kept as they are, unknown fields included; only what the target version lacks is left out.
 
+use std::net::IpAddr;
+
 use control::api::Attachment;
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
@@ -108,6 +110,25 @@ impl CniResult {
         })?;
         let ours = |ip: &&Object| index_of(ip).is_none_or(|index| index == inside);
         Some(self.ips.iter().filter(ours).filter_map(|ip| address_of(ip).ok()).collect())
+    }
+
+    /// The addresses of an IPAM plugin's result, which belong to no interface yet.
+    pub(crate) fn every_address(&self) -> impl Iterator<Item = IpNet> {
+        self.ips.iter().filter_map(|ip| address_of(ip).ok())
+    }
+
+    /// The gateways of its addresses.
+    pub(crate) fn gateways(&self) -> Vec<IpAddr> {
+        let gateway = |ip: &Object| ip.get("gateway").and_then(Value::as_str)?.parse().ok();
+        self.ips.iter().filter_map(gateway).collect()
+    }
+
+    /// Its routes; what is none is left out.
+    pub(crate) fn routes(&self) -> impl Iterator<Item = (IpNet, Option<IpAddr>)> {
+        self.routes.iter().filter_map(|route| {
+            let dst = route.get("dst").and_then(Value::as_str)?.parse().ok()?;
+            Some((dst, route.get("gw").and_then(Value::as_str).and_then(|gw| gw.parse().ok())))
+        })
     }
 
     /// Write it for a runtime that speaks `version`.

@@ -18,9 +18,6 @@ const MIN_MTU: u32 = 1280;
 /// Longest Ethernet frame payload that Linux takes.
 const MAX_MTU: u32 = 65_535;
 
-/// `ipam.type` values that mean us: none, this plugin, and the name that Weave Net's allocator had.
-const OWN_IPAM: [&str; 3] = ["", "weave-cni", "weave-ipam"];
-
 /// Keys of `CNI_ARGS` that are known without being used.
 const KNOWN_ARGS: [&str; 2] = ["K8S_POD_INFRA_CONTAINER_ID", "K8S_POD_UID"];
 
@@ -38,7 +35,6 @@ impl Wish {
     /// Gather them.
     pub(crate) fn of(environment: &Environment, config: &Config) -> Result<Wish, CniError> {
         let args = CniArgs::parse(&environment.args)?;
-        check_ipam(config)?;
         let address = match strings(&config.runtime, "ips")?.or(strings(&config.args, "ips")?) {
             Some(list) => one_address(&list)?,
             None => match args.ip {
@@ -52,16 +48,6 @@ impl Wish {
         };
         Ok(Wish { address, mac, name: args.name, routes: routes(config), mtu: mtu(config)? })
     }
-}
-
-fn check_ipam(config: &Config) -> Result<(), CniError> {
-    let kind = config.ipam.kind.as_deref().unwrap_or_default();
-    if OWN_IPAM.contains(&kind) {
-        return Ok(());
-    }
-    let message = format!("`ipam.type` is `{kind}`, and addresses of a fabric come from `weaved` alone");
-    Err(CniError::new(Code::UnsupportedField, message)
-        .hint("leave `ipam.type` out; `ipam.subnet` narrows the choice of addresses"))
 }
 
 fn routes(config: &Config) -> Option<Vec<Route>> {
@@ -239,7 +225,6 @@ mod tests {
             (r#"{"name":"n","runtimeConfig":{"mac":"00:00:00:00:00:00"}}"#, Code::InvalidConfig),
             (r#"{"name":"n","runtimeConfig":{"mac":"+2:00:00:00:00:01:02"}}"#, Code::InvalidConfig),
             (r#"{"name":"n","mtu":500}"#, Code::InvalidConfig),
-            (r#"{"name":"n","ipam":{"type":"host-local"}}"#, Code::UnsupportedField),
         ];
         for (config, code) in cases {
             assert_eq!(wish(config, "").unwrap_err().code, code, "{config}");

@@ -7,6 +7,7 @@
 mod arguments;
 mod burst;
 mod capture;
+mod chain;
 mod command;
 mod container;
 mod host;
@@ -30,6 +31,7 @@ mod wire;
 
 pub use arguments::numbers;
 pub use capture::{Capture, Captured};
+pub use chain::Chain;
 pub use command::{Output, run, run_ok};
 pub use container::{CniCall, CniOutcome, Container};
 pub use host::{Exit, Host};

@@ -32,7 +32,7 @@ pub(crate) struct Tool {
 }
 
 /// Every tool. A rival that cannot be installed is reported as absent and stops nothing.
-pub(crate) const TOOLS: [Tool; 9] = [
+pub(crate) const TOOLS: [Tool; 10] = [
     Tool { probe: Probe::Program("cc"), package: "gcc", need: Need::Build },
     Tool { probe: Probe::File("/usr/include/stdio.h"), package: "libc6-dev", need: Need::Build },
     Tool { probe: Probe::Program("ip"), package: "iproute2", need: Need::Lab },
@@ -40,6 +40,11 @@ pub(crate) const TOOLS: [Tool; 9] = [
     Tool { probe: Probe::Program("ping"), package: "iputils-ping", need: Need::Lab },
     Tool { probe: Probe::Program("iperf3"), package: "iperf3", need: Need::Lab },
     Tool { probe: Probe::Program("ethtool"), package: "ethtool", need: Need::Lab },
+    Tool {
+        probe: Probe::File("/usr/lib/cni/host-local"),
+        package: "containernetworking-plugins",
+        need: Need::Lab,
+    },
     Tool { probe: Probe::Program("wg"), package: "wireguard-tools", need: Need::Rivals },
     Tool { probe: Probe::Program("tincd"), package: "tinc", need: Need::Rivals },
 ];

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
-use cni_plugin::Outcome;
+use cni_plugin::{Outcome, Role};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -32,7 +32,9 @@ fn well_formed(outcome: &Outcome) {
 fn run(variables: &[(&str, OsString)], stdin: &[u8]) {
     let variables: BTreeMap<String, OsString> =
         variables.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
-    well_formed(&cni_plugin::run(&variables, || Ok(stdin.to_vec()), &mut std::io::sink()));
+    for role in [Role::Main, Role::Ipam] {
+        well_formed(&cni_plugin::run(role, &variables, || Ok(stdin.to_vec()), &mut std::io::sink()));
+    }
 }
 
 /// Something JSON, small and of any type.

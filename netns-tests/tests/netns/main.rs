@@ -5,6 +5,7 @@
 
 mod attach;
 mod capture;
+mod chain;
 mod cipher;
 mod cni;
 mod commands;
