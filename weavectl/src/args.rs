@@ -248,6 +248,18 @@ Examples:
         count: u32,
     },
 
+    /// Make container runtimes of this host use the fabric
+    #[command(after_help = "\
+Examples:
+  weavectl setup cni
+  weavectl setup cni --bin-dir /usr/lib/cni --network pods")]
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Setup {
+        /// What is set up
+        #[command(subcommand)]
+        what: Setup,
+    },
+
     /// Print a completion script for a shell
     #[command(after_help = "\
 Example:
@@ -312,6 +324,46 @@ Example:
         #[arg(value_name = "ADDR")]
         address: Ipv4Addr,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Setup {
+    /// Install the CNI plugin and a network that uses it
+    ///
+    /// For containerd, Kubernetes, CRI-O, Podman with CNI, and Nomad: copies `weave-cni`, which is looked for beside `weavectl`, then in
+    /// PATH, links `weave-ipam` to it, and writes `10-weave.conflist`, with `portmap` for host ports when that is installed. Each file is
+    /// replaced at once, never seen half. Running it again changes nothing.
+    #[command(after_help = "\
+Examples:
+  weavectl setup cni
+  weavectl setup cni --bin-dir /usr/lib/cni
+  weavectl --socket /run/blue/weaved.sock setup cni --network blue --conf-dir /etc/blue/net.d")]
+    Cni(SetupCniArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct SetupCniArgs {
+    /// Where runtimes look for plugins
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    pub(crate) bin_dir: PathBuf,
+    /// Where runtimes look for networks
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    pub(crate) conf_dir: PathBuf,
+    /// Name of the network, as runtimes show it
+    #[arg(long, value_name = "NAME", default_value = "weave", value_parser = network_name)]
+    pub(crate) network: String,
+    /// Write over a network file that says something else
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// As the CNI specification wants network names.
+fn network_name(text: &str) -> Result<String, String> {
+    let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    if text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(inner) {
+        return Ok(text.to_owned());
+    }
+    Err("want a letter or digit, then letters, digits, `_`, `.` or `-`".to_owned())
 }
 
 /// What `weaved` is started with; without effect while it is running.

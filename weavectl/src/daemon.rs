@@ -15,6 +15,7 @@ use control::{Client, ClientError};
 
 use crate::args::DaemonArgs;
 use crate::failure::{Failure, NOT_STARTED};
+use crate::program;
 use crate::ui::Ui;
 
 /// First argument by which this program leaves the terminal's session before it becomes `weaved`.
@@ -174,20 +175,11 @@ fn died(cause: &str, log: &[String], path: &Path) -> Failure {
 
 /// Beside this program first, so that a build tree or an unpacked archive uses its own.
 fn find_weaved() -> Result<PathBuf, Failure> {
-    let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join("weaved")));
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let candidates =
-        beside.into_iter().chain(std::env::split_paths(&path).map(|directory| directory.join("weaved")));
-    let found = candidates.into_iter().find(|candidate| is_program(candidate));
-    found.and_then(|found| std::path::absolute(found).ok()).ok_or_else(|| {
+    program::find("weaved").ok_or_else(|| {
         Failure::new(NOT_STARTED, "`weaved` is not installed")
             .because("it is neither beside `weavectl` nor in PATH")
             .hint("install `weaved`, or start it yourself and run the command again")
     })
-}
-
-fn is_program(path: &Path) -> bool {
-    path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
 }
 
 fn open_log(state_dir: &Path) -> Result<(File, PathBuf), Failure> {

@@ -4,6 +4,7 @@ mod args;
 mod commands;
 mod daemon;
 mod failure;
+mod program;
 mod render;
 mod ui;
 

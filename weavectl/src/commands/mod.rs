@@ -3,6 +3,7 @@
 mod attach;
 mod fabric;
 mod ping;
+mod setup;
 
 use std::process::ExitCode;
 
@@ -11,7 +12,7 @@ use control::Client;
 use control::api::{ResetRequest, RmpeerRequest, TargetsRequest};
 use serde_json::json;
 
-use crate::args::{Args, Command, Proof, TargetsArgs, Topic};
+use crate::args::{Args, Command, Proof, Setup, TargetsArgs, Topic};
 use crate::failure::{AUDIT_CONFLICT, Failure, NOT_OK, TRY_AGAIN};
 use crate::render::status::Verdict;
 use crate::render::units::plural;
@@ -60,6 +61,7 @@ pub(crate) fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
             clap_complete::generate(shell, &mut Args::command(), "weavectl", &mut script);
             ui.raw(&script)?;
         }
+        Command::Setup { what: Setup::Cni(args) } => setup::cni(client.socket(), &args, ui)?,
         Command::Version => version(&client, ui)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -5,7 +5,7 @@ use expect_test::expect_file;
 use crate::run::weavectl;
 
 /// Every command that a person can type.
-const COMMANDS: [&str; 24] = [
+const COMMANDS: [&str; 26] = [
     "up",
     "join",
     "token",
@@ -28,6 +28,8 @@ const COMMANDS: [&str; 24] = [
     "reset",
     "report",
     "ping",
+    "setup",
+    "setup cni",
     "completions",
     "version",
 ];

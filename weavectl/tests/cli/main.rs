@@ -4,5 +4,6 @@
 mod fake;
 mod help;
 mod run;
+mod setup;
 mod start;
 mod verbs;
