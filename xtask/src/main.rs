@@ -5,6 +5,7 @@
 mod bench;
 mod cargo;
 mod demo;
+mod dist;
 mod fuzz;
 mod netns;
 mod setup;
@@ -63,6 +64,9 @@ enum Command {
     Fuzz(fuzz::Args),
     /// Simulate whole fabrics on a virtual clock, with faults drawn from a seed; `--help` has its own words
     Sim(sim::Args),
+    /// Build the programs as they are installed on hosts: `target/dist`
+    #[command(after_help = "Example:\n  cargo xtask dist && sudo install target/dist/* /usr/local/bin/")]
+    Dist(dist::Args),
     /// Install the system packages that the other commands need
     #[command(
         after_help = "Example:\n  cargo xtask setup           for everything but the rivals of the benchmark\n  \
@@ -80,6 +84,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args, &ui),
         Command::Fuzz(args) => fuzz::run(&args, &ui),
         Command::Sim(args) => sim::run(&args, &ui),
+        Command::Dist(args) => dist::run(&args, &ui),
         Command::Setup(args) => setup::run(&args, &ui),
     };
     match result {

@@ -8,7 +8,7 @@ use crate::cargo::{self, Counts};
 use crate::steps::Steps;
 use crate::tools::{self, Need};
 use crate::ui::Ui;
-use crate::{bench, netns, setup, sim, tidy};
+use crate::{bench, dist, netns, setup, sim, tidy};
 
 /// The command.
 pub(crate) fn run(ui: &Ui) -> Result<()> {
@@ -27,6 +27,7 @@ pub(crate) fn run(ui: &Ui) -> Result<()> {
     steps.run("simulation, a short round", || sim::short_round().map(nothing_counted));
     steps.run("kernel tests of the router", kernel_tests);
     steps.run("programs, optimised", || cargo::build_programs().map(drop).map(nothing_counted));
+    steps.run("plugin, static and small", || dist::static_plugin().map(drop).map(nothing_counted));
     steps.run("black-box tests in namespaces", || netns::test(&netns::Args::default()));
     steps.run("benchmark, a short round", || bench::check(ui).map(nothing_counted));
     steps.run("licences and advisories", || deny(ui).map(nothing_counted));
