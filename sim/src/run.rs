@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::history::Subject;
 use crate::model::{Check, Failure};
 use crate::plan::Plan;
-use crate::world::{Counts, Settled, World};
+use crate::world::{Counts, Cryptography, Settled, World};
 
 thread_local! {
     static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
@@ -45,8 +45,13 @@ pub struct Failed {
 
 /// Runs a plan. Assertions of the code under test count as failures.
 pub fn run(plan: &Plan) -> Outcome {
+    run_with(plan, Cryptography::CHEAPEST)
+}
+
+/// The same with that cryptography; only the time that it takes depends on it.
+pub fn run_with(plan: &Plan, cryptography: Cryptography) -> Outcome {
     let start = Instant::now();
-    let mut world = World::new(plan);
+    let mut world = World::with(plan, cryptography);
     let ran = catch_unwind(AssertUnwindSafe(|| {
         world.run(plan.length)?;
         world.settle()

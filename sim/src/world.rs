@@ -72,6 +72,25 @@ pub struct Counts {
     pub faults: u64,
 }
 
+/// What routers sign and seal with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cryptography {
+    /// What ships.
+    Real,
+    /// What `router::core::simulated` puts in its place.
+    #[cfg(feature = "simulated")]
+    Simulated,
+}
+
+impl Cryptography {
+    /// The cheapest that this build has.
+    #[cfg(feature = "simulated")]
+    pub const CHEAPEST: Cryptography = Cryptography::Simulated;
+    /// The cheapest that this build has.
+    #[cfg(not(feature = "simulated"))]
+    pub const CHEAPEST: Cryptography = Cryptography::Real;
+}
+
 /// See the top of the file.
 pub struct World {
     /// Time since the start.
@@ -96,11 +115,23 @@ pub struct World {
     next_ping: u64,
     kept: Vec<(u16, Vec<u8>)>,
     seed: u64,
+    /// Routers pretend to seal and to sign as long as this is held.
+    #[cfg(feature = "simulated")]
+    _pretending: Option<router::core::simulated::Begun>,
 }
 
 impl World {
     /// The world of a plan, before anything happens.
     pub fn new(plan: &Plan) -> World {
+        World::with(plan, Cryptography::CHEAPEST)
+    }
+
+    /// The same with that cryptography. Nothing that happens depends on it.
+    pub fn with(plan: &Plan, cryptography: Cryptography) -> World {
+        #[cfg(feature = "simulated")]
+        let pretending = (cryptography == Cryptography::Simulated).then(router::core::simulated::begin);
+        #[cfg(not(feature = "simulated"))]
+        let Cryptography::Real = cryptography;
         let mut world = World {
             now: Duration::ZERO,
             start: Instant::now(),
@@ -118,6 +149,8 @@ impl World {
             next_ping: 0,
             kept: Vec::new(),
             seed: plan.seed,
+            #[cfg(feature = "simulated")]
+            _pretending: pretending,
         };
         world.network.weather = plan.weather;
         for n in 0..plan.peers {

@@ -1,4 +1,4 @@
-//! `cargo xtask sim`: builds the simulator, optimised but with all assertions, and runs it.
+//! `cargo xtask sim`: builds the simulator, optimised but with all assertions and cheap cryptography, and runs it.
 
 use anyhow::Result;
 
@@ -31,11 +31,12 @@ pub(crate) fn short_round() -> Result<()> {
 }
 
 fn simulate(args: &[String]) -> Result<()> {
-    let mut words =
-        vec!["run", "--quiet", "--locked", "--profile", "sim", "-p", "sim", "--bin", "weave-sim", "--"];
+    let mut words = vec!["run", "--quiet", "--locked", "--profile", "sim", "-p", "sim", "--bin", "weave-sim"];
     if args.iter().any(|arg| arg == PLANTED) {
         // Beside the others, so that no build is replaced by one with bugs.
-        words.splice(1..1, ["--features", "planted", "--target-dir", "target/planted"]);
+        words.extend(["--features", "planted,simulated", "--target-dir", "target/planted", "--"]);
+    } else {
+        words.extend(["--features", "simulated", "--"]);
     }
     words.extend(args.iter().map(String::as_str));
     cargo::run(&words)

@@ -110,7 +110,7 @@ fn check_graph(metadata: &Value) -> Vec<String> {
             findings.push(format!("the crate `{name}` has no rule about its dependencies"));
             continue;
         };
-        findings.extend(check_planted(name, package));
+        findings.extend(check_simulation(name, package));
         for dependency in package["dependencies"].as_array().into_iter().flatten() {
             let to = dependency["name"].as_str().unwrap_or_default();
             if rules.contains_key(to) && !allowed.contains(&to) {
@@ -125,18 +125,28 @@ fn check_graph(metadata: &Value) -> Vec<String> {
     findings
 }
 
-/// Bugs that are put in on purpose are for the simulator alone: no other crate can switch them on, by a feature or a dependency.
-fn check_planted(name: &str, package: &Value) -> Vec<String> {
+/// Features that are for the simulator alone, and the crate that has each beside it.
+const FOR_SIMULATION: [(&str, &str); 2] = [("planted", "gossip"), ("simulated", "router")];
+
+/// Bugs that are put in on purpose, and what stands for cryptography: no crate but the simulator can switch them on, by a feature or a
+/// dependency, and it only when it is told to.
+fn check_simulation(name: &str, package: &Value) -> Vec<String> {
     let mut findings = Vec::new();
-    if ["gossip", "sim"].contains(&name) {
-        let on = package["features"]["default"].as_array().is_some_and(|default| !default.is_empty());
-        findings.extend(on.then(|| format!("`{name}` must have no default features")));
-    } else if package["features"].to_string().contains("planted") {
-        findings.push(format!("`{name}` must not have a feature that puts bugs in"));
+    let with = FOR_SIMULATION.map(|(_, with)| with);
+    if (name == "sim" || with.contains(&name))
+        && package["features"]["default"].as_array().is_some_and(|default| !default.is_empty())
+    {
+        findings.push(format!("`{name}` must have no default features"));
     }
-    for dependency in package["dependencies"].as_array().into_iter().flatten() {
-        if dependency["features"].to_string().contains("planted") {
-            findings.push(format!("`{name}` must not depend on `{}` with bugs put in", dependency["name"]));
+    for (feature, with) in FOR_SIMULATION {
+        if ![with, "sim"].contains(&name) && package["features"].to_string().contains(feature) {
+            findings.push(format!("`{name}` must not have a feature that switches on `{feature}`"));
+        }
+        for dependency in package["dependencies"].as_array().into_iter().flatten() {
+            if dependency["features"].to_string().contains(feature) {
+                findings
+                    .push(format!("`{name}` must not depend on `{}` with `{feature}`", dependency["name"]));
+            }
         }
     }
     findings
@@ -199,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn planted_bugs_outside_of_the_simulator_are_found() {
+    fn what_is_for_the_simulator_alone_is_found_elsewhere() {
         let graph = |package| check_graph(&json!({"packages": [package]})).len();
         let feature = json!({"planted": ["gossip/planted"]});
         assert_eq!(graph(json!({"name": "sim", "features": feature, "dependencies": []})), 0);
@@ -207,6 +217,11 @@ mod tests {
         let on = json!({"default": ["planted"], "planted": []});
         assert_eq!(graph(json!({"name": "gossip", "features": on, "dependencies": []})), 1);
         let with = json!([{"name": "gossip", "kind": null, "features": ["planted"]}]);
+        assert_eq!(graph(json!({"name": "sim", "dependencies": with})), 1);
+        let cheap = json!({"simulated": []});
+        assert_eq!(graph(json!({"name": "router", "features": cheap, "dependencies": []})), 0);
+        assert_eq!(graph(json!({"name": "weavectl", "features": cheap, "dependencies": []})), 1);
+        let with = json!([{"name": "router", "kind": "dev", "features": ["simulated"]}]);
         assert_eq!(graph(json!({"name": "sim", "dependencies": with})), 1);
     }
 

@@ -10,4 +10,6 @@ pub mod node;
 pub mod sealed;
 pub mod seeds;
 pub mod session;
+#[cfg(feature = "simulated")]
+pub mod simulated;
 pub mod token;

@@ -26,6 +26,20 @@ fn same_seed_gives_the_same_run() {
     }
 }
 
+/// Without the feature all tests run with what ships.
+#[cfg(feature = "simulated")]
+#[test]
+fn cheap_cryptography_changes_nothing() {
+    use sim::run::run_with;
+    use sim::world::Cryptography;
+
+    for seed in 1..30 {
+        let plan = scenario::named("mixed").expect("it exists").plan(seed, &Wish::default());
+        let (real, cheap) = (run_with(&plan, Cryptography::Real), run_with(&plan, Cryptography::Simulated));
+        assert_eq!((real.trace, real.counts), (cheap.trace, cheap.counts), "seed {seed}");
+    }
+}
+
 #[test]
 fn every_scenario_ends_well() {
     let wish = Wish { peers: None, length: Some(Duration::from_secs(40)) };

@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use boringtun::noise::rate_limiter::RateLimiter;
-use boringtun::x25519::{PublicKey, StaticSecret};
+use boringtun::x25519::PublicKey;
 use gossip::PeerId;
 
 use super::drops::{DropReason, Drops};
+use super::guard::Guard;
 use super::lanes::LaneIds;
-use super::link::{Link, LinkKeys, Role};
+use super::link::{Link, LinkKeys, Role, Seal};
 use super::random::{Random, RandomSource};
 use super::types::{SessionConfig, SessionEvent};
 use crate::core::fabric::FabricKeys;
@@ -53,12 +53,7 @@ pub(super) struct Common {
     pub(super) boot: Nonce,
     started: Instant,
     pub(super) random: Random,
-    pub(super) secret: StaticSecret,
-    pub(super) static_public: PublicKey,
-    /// Checks handshakes and never asks for a cookie.
-    pub(super) calm: Arc<RateLimiter>,
-    /// Checks handshakes and always asks for a cookie. Which of the two is used follows the caller's clock, not boringtun's.
-    pub(super) loaded: RateLimiter,
+    pub(super) guard: Guard,
     pub(super) lane_ids: LaneIds,
     pub(super) transmits: VecDeque<(SocketAddr, SealedDatagram)>,
     pub(super) events: VecDeque<SessionEvent>,
@@ -78,8 +73,6 @@ impl Common {
         now: Instant,
     ) -> Self {
         let mut random = Random::new(random);
-        let secret = identity.x25519();
-        let static_public = PublicKey::from(&secret);
         let boot = random.bytes();
         Self {
             identity: identity.clone(),
@@ -89,10 +82,7 @@ impl Common {
             config,
             boot,
             started: now,
-            secret,
-            static_public,
-            calm: Arc::new(RateLimiter::new(&static_public, u64::MAX)),
-            loaded: RateLimiter::new(&static_public, 0),
+            guard: Guard::new(identity.x25519()),
             lane_ids: LaneIds::new(&mut random),
             random,
             transmits: VecDeque::new(),
@@ -159,13 +149,22 @@ impl Common {
             index = (index + 1) & 0x00ff_ffff;
         }
         self.indices.insert(index, peer);
+        let seal = self.seal(public, index);
+        Link::new(seal, role, index, address, now)
+    }
+
+    fn seal(&self, public: &PublicIdentity, index: u32) -> Seal {
+        #[cfg(feature = "simulated")]
+        if self.guard.pretends {
+            return Seal::pretend(self.guard.public(), public.x25519, *self.keys.psk(), index);
+        }
         let keys = LinkKeys {
-            secret: self.secret.clone(),
+            secret: self.guard.secret.clone(),
             peer: PublicKey::from(public.x25519),
             psk: *self.keys.psk(),
-            limiter: Arc::clone(&self.calm),
+            limiter: Arc::clone(&self.guard.calm),
         };
-        Link::new(keys, role, index, address, now)
+        Seal::wire_guard(keys, index)
     }
 
     pub(super) fn drop_link(&mut self, link: Option<Link>) {

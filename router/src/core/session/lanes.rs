@@ -8,11 +8,11 @@
 
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::kem::{Ciphertext, DecapsulationKey, EncapsulationKey, ML_KEM_768};
 use aws_lc_rs::{digest, hkdf};
 use gossip::PeerId;
 use zeroize::Zeroizing;
 
+use super::kem::{KEM_CIPHERTEXT, KEM_KEY, KemKey, encapsulate};
 use super::lane_keys::{Cipher, LaneId, LaneKeys, RxLaneKey, TxLaneKey};
 use super::random::Random;
 use crate::core::fabric::{FabricId, expand};
@@ -41,8 +41,6 @@ pub(super) const OFFER: u8 = 0x20;
 pub(super) const SWITCHED: u8 = 0x23;
 const ANSWER: u8 = 0x21;
 const CONFIRM: u8 = 0x22;
-const KEM_KEY: usize = 1184;
-const KEM_CIPHERTEXT: usize = 1088;
 /// Room for every message, so that none grows and leaves a copy behind.
 const LONGEST: usize = 1300;
 const LABEL: &[u8] = b"weave lanes v1";
@@ -144,7 +142,7 @@ enum Exchange {
 }
 
 struct Offered {
-    kem: DecapsulationKey,
+    kem: KemKey,
     secret: Zeroizing<[u8; 32]>,
     rx: LaneId,
     repeat: Repeat,
@@ -179,10 +177,7 @@ impl Lanes {
             return;
         }
         self.renew_at = Some(now + RENEW_AFTER + context.random.up_to(RENEW_JITTER));
-        let Ok(kem) = DecapsulationKey::generate(&ML_KEM_768) else { return self.retry(now) };
-        let Ok(public) = kem.encapsulation_key().and_then(|key| key.key_bytes()) else {
-            return self.retry(now);
-        };
+        let Some((kem, public)) = KemKey::generate() else { return self.retry(now) };
         let generation = context.ids.next_generation();
         let secret = Zeroizing::new(context.random.bytes());
         let rx = context.ids.take();
@@ -191,7 +186,7 @@ impl Lanes {
         message.push(wire_capabilities(context.capabilities));
         message.extend_from_slice(&rx.0.to_be_bytes());
         message.extend_from_slice(&self.sending_on());
-        message.extend_from_slice(public.as_ref());
+        message.extend_from_slice(&public);
         context.actions.push(LaneAction::Send(message.clone()));
         let repeat = Repeat::new(generation, message, now);
         self.exchange = Exchange::Offered(Box::new(Offered { kem, secret, rx, repeat }));
@@ -283,7 +278,7 @@ impl Lanes {
         let offerer = Capabilities(u32::from(reader.take::<1>()?[0]));
         let tx = LaneId(u32::from_be_bytes(reader.take()?));
         let in_use = LaneId(u32::from_be_bytes(reader.take()?));
-        let kem_key = reader.rest(KEM_KEY)?;
+        let kem_key = reader.rest::<KEM_KEY>()?;
         if context.me < context.peer {
             return Err(LaneError::NotYourTurn);
         }
@@ -296,8 +291,7 @@ impl Lanes {
         if generation <= self.newest {
             return Err(LaneError::Stale);
         }
-        let kem_key = EncapsulationKey::new(&ML_KEM_768, kem_key).map_err(|_| LaneError::Kem)?;
-        let (ciphertext, shared) = kem_key.encapsulate().map_err(|_| LaneError::Kem)?;
+        let (ciphertext, shared) = encapsulate(kem_key).ok_or(LaneError::Kem)?;
         let own_secret = Zeroizing::new(context.random.bytes());
         let rx = context.ids.take();
         let cipher = choose(offerer, context.capabilities);
@@ -307,8 +301,8 @@ impl Lanes {
         answer.push(wire_cipher(cipher));
         answer.extend_from_slice(&rx.0.to_be_bytes());
         answer.extend_from_slice(&self.sending_on());
-        answer.extend_from_slice(ciphertext.as_ref());
-        let secrets = Secrets { offerer: &secret, answerer: &own_secret, shared: shared.as_ref() };
+        answer.extend_from_slice(&ciphertext);
+        let secrets = Secrets { offerer: &secret, answerer: &own_secret, shared: &shared[..] };
         let keys = derive(context, Role::Answerer, &secrets, message, &answer);
         self.newest = generation;
         // The offerer takes no answer to an older offer any more, so it sends on this one lane only.
@@ -334,7 +328,7 @@ impl Lanes {
         let cipher = parse_cipher(reader.take::<1>()?[0]).ok_or(LaneError::WrongCipher)?;
         let tx = LaneId(u32::from_be_bytes(reader.take()?));
         let in_use = LaneId(u32::from_be_bytes(reader.take()?));
-        let ciphertext = reader.rest(KEM_CIPHERTEXT)?;
+        let ciphertext = reader.rest::<KEM_CIPHERTEXT>()?;
         if let Exchange::Confirming(repeat) = &self.exchange
             && repeat.generation == generation
         {
@@ -348,8 +342,8 @@ impl Lanes {
         if cipher != choose(context.capabilities, answerer) {
             return Err(LaneError::WrongCipher);
         }
-        let shared = offered.kem.decapsulate(Ciphertext::from(ciphertext)).map_err(|_| LaneError::Kem)?;
-        let secrets = Secrets { offerer: &offered.secret, answerer: &secret, shared: shared.as_ref() };
+        let shared = offered.kem.decapsulate(ciphertext).ok_or(LaneError::Kem)?;
+        let secrets = Secrets { offerer: &offered.secret, answerer: &secret, shared: &shared[..] };
         let keys = derive(context, Role::Offerer, &secrets, &offered.repeat.message, message);
         let rx = offered.rx;
         self.retire_all_but(in_use, now);
@@ -368,7 +362,7 @@ impl Lanes {
         context: &mut LaneContext<'_>,
         now: Instant,
     ) -> Result<(), LaneError> {
-        reader.rest(0)?;
+        reader.rest::<0>()?;
         if self.finished == Some(generation) {
             // The offerer did not hear that we switched.
             context.actions.push(LaneAction::Send(head(SWITCHED, generation)));
@@ -399,7 +393,7 @@ impl Lanes {
         reader: Reader<'_>,
         now: Instant,
     ) -> Result<(), LaneError> {
-        reader.rest(0)?;
+        reader.rest::<0>()?;
         match &self.exchange {
             Exchange::Confirming(repeat) if repeat.generation == generation => {}
             Exchange::None | Exchange::Offered(_) | Exchange::Answered(_) | Exchange::Confirming(_) => {
@@ -544,7 +538,7 @@ impl<'a> Reader<'a> {
         Ok(*field)
     }
 
-    fn rest(self, length: usize) -> Result<&'a [u8], LaneError> {
-        if self.0.len() == length { Ok(self.0) } else { Err(LaneError::Malformed) }
+    fn rest<const N: usize>(self) -> Result<&'a [u8; N], LaneError> {
+        self.0.try_into().map_err(|_| LaneError::Malformed)
     }
 }

@@ -57,9 +57,32 @@ pub(super) struct LinkKeys {
     pub(super) limiter: Arc<RateLimiter>,
 }
 
+/// What makes the datagrams.
+pub(super) enum Seal {
+    /// boringtun.
+    WireGuard(Box<Tunn>),
+    /// What stands for it in a simulation.
+    #[cfg(feature = "simulated")]
+    Pretend(Box<super::pretend::Tunnel>),
+}
+
+impl Seal {
+    pub(super) fn wire_guard(keys: LinkKeys, index: u32) -> Self {
+        let LinkKeys { secret, peer, mut psk, limiter } = keys;
+        let tunn = Tunn::new(secret, peer, Some(psk), None, index, Some(limiter));
+        psk.zeroize();
+        Self::WireGuard(Box::new(tunn))
+    }
+
+    #[cfg(feature = "simulated")]
+    pub(super) fn pretend(me: [u8; 32], peer: [u8; 32], psk: [u8; 32], index: u32) -> Self {
+        Self::Pretend(Box::new(super::pretend::Tunnel::new(me, peer, psk, index)))
+    }
+}
+
 /// A handshake under way or done.
 pub(super) struct Link {
-    tunn: Tunn,
+    with: Seal,
     pub(super) index: u32,
     pub(super) role: Role,
     /// Where the peer is, as far as this link has seen.
@@ -69,37 +92,25 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(keys: LinkKeys, role: Role, index: u32, address: SocketAddr, now: Instant) -> Self {
-        let LinkKeys { secret, peer, mut psk, limiter } = keys;
-        let tunn = Tunn::new(secret, peer, Some(psk), None, index, Some(limiter));
-        psk.zeroize();
-        Self { tunn, index, role, address, since: now }
+    pub(super) fn new(with: Seal, role: Role, index: u32, address: SocketAddr, now: Instant) -> Self {
+        Self { with, index, role, address, since: now }
     }
 
     /// The next initiation; each has a new ephemeral key and a later timestamp.
     pub(super) fn initiate(&mut self) -> Option<SealedDatagram> {
-        let mut scratch = [0; SCRATCH];
-        match self.tunn.format_handshake_initiation(&mut scratch, true) {
-            TunnResult::WriteToNetwork(bytes) => Some(SealedDatagram::new(bytes.to_vec())),
-            TunnResult::Done
-            | TunnResult::Err(_)
-            | TunnResult::WriteToTunnelV4(..)
-            | TunnResult::WriteToTunnelV6(..) => None,
+        match &mut self.with {
+            Seal::WireGuard(tunn) => initiate(tunn),
+            #[cfg(feature = "simulated")]
+            Seal::Pretend(tunnel) => Some(tunnel.initiate()),
         }
     }
 
     /// Seals a chunk. Only for a link that has been proven: boringtun would start a handshake of its own otherwise.
     pub(super) fn seal(&mut self, chunk: &[u8]) -> Option<SealedDatagram> {
-        let mut scratch = [0; SCRATCH];
-        if chunk.len() + 32 > SCRATCH {
-            return None;
-        }
-        match self.tunn.encapsulate(chunk, &mut scratch) {
-            TunnResult::WriteToNetwork(bytes) => Some(SealedDatagram::new(bytes.to_vec())),
-            TunnResult::Done
-            | TunnResult::Err(_)
-            | TunnResult::WriteToTunnelV4(..)
-            | TunnResult::WriteToTunnelV6(..) => None,
+        match &mut self.with {
+            Seal::WireGuard(tunn) => seal(tunn, chunk),
+            #[cfg(feature = "simulated")]
+            Seal::Pretend(tunnel) => tunnel.seal(chunk),
         }
     }
 
@@ -108,39 +119,72 @@ impl Link {
         if kind == WireKind::Data && counter(datagram) > MAX_COUNTER {
             return Received::Dropped(DropReason::CounterBeyondLimit);
         }
-        let mut scratch = [0; SCRATCH];
-        let received = match self.tunn.decapsulate(None, datagram, &mut scratch) {
-            TunnResult::Done => match kind {
-                WireKind::Cookie => Received::Cookie,
-                WireKind::Initiation | WireKind::Response | WireKind::Data => Received::Keepalive,
-            },
-            TunnResult::WriteToNetwork(bytes) => {
-                let bytes = SealedDatagram::new(bytes.to_vec());
-                match kind {
-                    WireKind::Initiation => Received::Respond(bytes),
-                    WireKind::Response | WireKind::Cookie | WireKind::Data => Received::Established(bytes),
-                }
-            }
-            TunnResult::WriteToTunnelV4(payload, _) | TunnResult::WriteToTunnelV6(payload, _) => {
-                Received::Payload(Zeroizing::new(payload.to_vec()))
-            }
-            TunnResult::Err(error) => Received::Dropped(reason(kind, &error)),
-        };
-        self.flush(&mut scratch);
-        scratch.zeroize();
-        received
+        match &mut self.with {
+            Seal::WireGuard(tunn) => receive(tunn, kind, datagram),
+            #[cfg(feature = "simulated")]
+            Seal::Pretend(tunnel) => tunnel.receive(kind, datagram),
+        }
     }
+}
 
-    /// boringtun asks to be called until it is done after it has written to the network.
-    fn flush(&mut self, scratch: &mut [u8]) {
-        for _ in 0..MAX_FLUSH {
-            match self.tunn.decapsulate(None, &[], scratch) {
-                TunnResult::WriteToNetwork(_) => {}
-                TunnResult::Done
-                | TunnResult::Err(_)
-                | TunnResult::WriteToTunnelV4(..)
-                | TunnResult::WriteToTunnelV6(..) => return,
+fn initiate(tunn: &mut Tunn) -> Option<SealedDatagram> {
+    let mut scratch = [0; SCRATCH];
+    match tunn.format_handshake_initiation(&mut scratch, true) {
+        TunnResult::WriteToNetwork(bytes) => Some(SealedDatagram::new(bytes.to_vec())),
+        TunnResult::Done
+        | TunnResult::Err(_)
+        | TunnResult::WriteToTunnelV4(..)
+        | TunnResult::WriteToTunnelV6(..) => None,
+    }
+}
+
+fn seal(tunn: &mut Tunn, chunk: &[u8]) -> Option<SealedDatagram> {
+    let mut scratch = [0; SCRATCH];
+    if chunk.len() + 32 > SCRATCH {
+        return None;
+    }
+    match tunn.encapsulate(chunk, &mut scratch) {
+        TunnResult::WriteToNetwork(bytes) => Some(SealedDatagram::new(bytes.to_vec())),
+        TunnResult::Done
+        | TunnResult::Err(_)
+        | TunnResult::WriteToTunnelV4(..)
+        | TunnResult::WriteToTunnelV6(..) => None,
+    }
+}
+
+fn receive(tunn: &mut Tunn, kind: WireKind, datagram: &[u8]) -> Received {
+    let mut scratch = [0; SCRATCH];
+    let received = match tunn.decapsulate(None, datagram, &mut scratch) {
+        TunnResult::Done => match kind {
+            WireKind::Cookie => Received::Cookie,
+            WireKind::Initiation | WireKind::Response | WireKind::Data => Received::Keepalive,
+        },
+        TunnResult::WriteToNetwork(bytes) => {
+            let bytes = SealedDatagram::new(bytes.to_vec());
+            match kind {
+                WireKind::Initiation => Received::Respond(bytes),
+                WireKind::Response | WireKind::Cookie | WireKind::Data => Received::Established(bytes),
             }
+        }
+        TunnResult::WriteToTunnelV4(payload, _) | TunnResult::WriteToTunnelV6(payload, _) => {
+            Received::Payload(Zeroizing::new(payload.to_vec()))
+        }
+        TunnResult::Err(error) => Received::Dropped(reason(kind, &error)),
+    };
+    flush(tunn, &mut scratch);
+    scratch.zeroize();
+    received
+}
+
+/// boringtun asks to be called until it is done after it has written to the network.
+fn flush(tunn: &mut Tunn, scratch: &mut [u8]) {
+    for _ in 0..MAX_FLUSH {
+        match tunn.decapsulate(None, &[], scratch) {
+            TunnResult::WriteToNetwork(_) => {}
+            TunnResult::Done
+            | TunnResult::Err(_)
+            | TunnResult::WriteToTunnelV4(..)
+            | TunnResult::WriteToTunnelV6(..) => return,
         }
     }
 }

@@ -8,10 +8,14 @@ mod common;
 mod control;
 mod dial;
 mod drops;
+mod guard;
+mod kem;
 mod lane_keys;
 mod lanes;
 mod link;
 mod peer;
+#[cfg(feature = "simulated")]
+mod pretend;
 mod random;
 mod sessions;
 mod target;

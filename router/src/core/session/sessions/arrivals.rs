@@ -3,13 +3,11 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use boringtun::noise::handshake::parse_handshake_anon;
-use boringtun::noise::{Packet, Tunn, TunnResult};
+use boringtun::noise::{Packet, Tunn};
 use gossip::PeerId;
 
 use super::{CHALLENGE_EVERY, CloneWatch, Sessions};
 use crate::core::hello::{Hello, HelloError, HelloKind, Reject, RejectReason, reject_note};
-use crate::core::sealed::SealedDatagram;
 use crate::core::seeds::same_family;
 use crate::core::session::bucket::Taken;
 use crate::core::session::common::Purpose;
@@ -223,12 +221,11 @@ impl Sessions {
             WireKind::Cookie | WireKind::Data => {}
         }
         if let Packet::HandshakeInit(init) = &packet {
-            let half = parse_handshake_anon(&self.common.secret, &self.common.static_public, init)
-                .map_err(|_| DropReason::HandshakeInvalid)?;
-            if self.removed_keys.contains_key(&half.peer_static_public) {
+            let key = self.common.guard.initiator(init, bytes).ok_or(DropReason::HandshakeInvalid)?;
+            if self.removed_keys.contains_key(&key) {
                 return Err(DropReason::HandshakeRemoved);
             }
-            let id = self.by_key.get(&half.peer_static_public).copied();
+            let id = self.by_key.get(&key).copied();
             let id = id.ok_or(DropReason::HandshakeUnknownPeer)?;
             return self.peer_result(id, now, |peer, common| peer.initiation(from, bytes, common, now));
         }
@@ -247,26 +244,16 @@ impl Sessions {
         bytes: &[u8],
         now: Instant,
     ) -> Result<(), DropReason> {
-        let mut cookie = [0; 64];
-        let verified = self.common.calm.verify_packet(Some(from.ip()), bytes, &mut cookie);
-        if verified.is_err() {
+        if !self.common.guard.is_genuine(from, bytes) {
             return Err(DropReason::HandshakeBadMac);
         }
         if self.handshakes.take(now) == Taken::Token {
             return Ok(());
         }
-        let answer = match self.common.loaded.verify_packet(Some(from.ip()), bytes, &mut cookie) {
-            Ok(_) => return Ok(()),
-            Err(TunnResult::WriteToNetwork(reply)) => Some(SealedDatagram::new(reply.to_vec())),
-            Err(
-                TunnResult::Done
-                | TunnResult::Err(_)
-                | TunnResult::WriteToTunnelV4(..)
-                | TunnResult::WriteToTunnelV6(..),
-            ) => None,
-        };
-        if let Some(answer) = answer {
-            self.common.send(from, answer);
+        match self.common.guard.check_cookie(from.ip(), bytes) {
+            Ok(()) => return Ok(()),
+            Err(Some(answer)) => self.common.send(from, answer),
+            Err(None) => {}
         }
         Err(DropReason::HandshakeUnderLoad)
     }
