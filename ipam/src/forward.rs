@@ -12,7 +12,7 @@ use gossip::PeerId;
 
 use crate::Ipam;
 use crate::ipam::Presence;
-use crate::map::Change;
+use crate::map::{Change, Holding};
 use crate::message::{MAX_PARTS, Message, REPORT_BLOCKS};
 use crate::record::BlockRecord;
 
@@ -50,14 +50,14 @@ impl Forwarding {
 impl Ipam {
     /// Something became known about space; perhaps its heir does not know.
     pub(crate) fn consider_forwarding(&mut self, change: &Change, now: Instant) {
-        if self.heir_to_tell(change.after.owner).is_some() {
+        if self.heir_to_tell(&change.after).is_some() {
             self.forwarding.start(self.config.removal_patience, now);
         }
     }
 
     /// As [`Ipam::consider_forwarding`], for all that is known: heirs have changed, or we forgot in a restart whom we told.
     pub(crate) fn consider_forwarding_all(&mut self, now: Instant) {
-        if self.removals.iter().any(|(removed, _)| self.heir_to_tell(removed).is_some()) {
+        if self.map.iter().any(|(_, holding)| self.heir_to_tell(&holding).is_some()) {
             self.forwarding.start(self.config.removal_patience, now);
         }
     }
@@ -69,7 +69,7 @@ impl Ipam {
         }
         let mut left: BTreeMap<PeerId, Vec<(PeerId, BlockRecord)>> = BTreeMap::new();
         for (span, holding) in self.map.iter() {
-            let Some(heir) = self.heir_to_tell(holding.owner) else { continue };
+            let Some(heir) = self.heir_to_tell(&holding) else { continue };
             let record = |prefix| BlockRecord { prefix, owner: holding.owner, epoch: holding.epoch };
             left.entry(heir).or_default().extend(span.blocks().map(|block| (holding.signer, record(block))));
         }
@@ -91,16 +91,36 @@ impl Ipam {
     }
 
     /// Somebody knows of space of removed peers. If we are the heir and did not know, the takeover starts again.
-    pub(crate) fn handle_left_behind(&mut self, blocks: &[(PeerId, BlockRecord)], now: Instant) {
+    pub(crate) fn handle_left_behind(
+        &mut self,
+        from: PeerId,
+        blocks: &[(PeerId, BlockRecord)],
+        now: Instant,
+    ) {
         for (signer, record) in blocks {
-            if self.removals.is_removed(record.owner) {
-                self.learn(*signer, record, now);
-            }
+            self.hear_say(from, *signer, record, now);
         }
     }
 
-    /// Who inherits from `owner`, when it was removed and that is not us.
-    fn heir_to_tell(&self, owner: PeerId) -> Option<PeerId> {
-        self.removals.removed_by(owner).filter(|&heir| heir != self.me && !self.removals.is_removed(self.me))
+    /// Takes in what `from` says that `signer` has signed.
+    ///
+    /// A removed peer is not heard: what it alone knows of has been taken over, or is going to be, by an heir who asked everybody
+    /// else. A member's word counts for what it signed itself, and for space of removed peers.
+    pub(crate) fn hear_say(&mut self, from: PeerId, signer: PeerId, record: &BlockRecord, now: Instant) {
+        if self.removals.is_removed(from) {
+            self.stats.messages_of_removed += 1;
+        } else if signer == from || self.inheritor(&Holding::new(signer, record)).is_some() {
+            self.learn(signer, record, now);
+        }
+    }
+
+    /// Who inherits what is held so, if that is somebody else than us, and we have a say.
+    fn heir_to_tell(&self, holding: &Holding) -> Option<PeerId> {
+        self.inheritor(holding).filter(|&heir| heir != self.me && !self.removals.is_removed(self.me))
+    }
+
+    /// Who inherits what is held so, as it is left by somebody who was removed.
+    pub(crate) fn inheritor(&self, holding: &Holding) -> Option<PeerId> {
+        self.removals.removed_by(self.removals.orphaned_by(holding)?)
     }
 }

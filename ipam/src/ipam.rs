@@ -313,7 +313,7 @@ impl Ipam {
                     self.handle_removal(removal, now);
                 }
             }
-            Message::LeftBehind { blocks } => self.handle_left_behind(&blocks, now),
+            Message::LeftBehind { blocks } => self.handle_left_behind(from, &blocks, now),
         }
         self.turn(now);
         Ok(())
@@ -552,7 +552,11 @@ impl Ipam {
                 if record.key() != *key {
                     return Err(RecordError::MisfiledName);
                 }
-                self.learn(origin, &record, now);
+                if self.removals.is_removed(origin) && origin != self.me {
+                    self.stats.messages_of_removed += 1;
+                } else {
+                    self.learn(origin, &record, now);
+                }
             }
             (Kind::REMOVAL, Some(value)) => {
                 let removal = RemovalRecord::decode(value)?;

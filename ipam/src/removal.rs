@@ -17,6 +17,7 @@ use gossip::planted::{Bug, planted};
 use crate::AllocateError;
 use crate::ipam::{Ipam, Presence, Publish, Ticket};
 use crate::journal::JournalEntry;
+use crate::map::Holding;
 use crate::message::{MAX_PARTS, Message, REMOVALS, REPORT_BLOCKS, RemovalQuery, ReportHeader};
 use crate::record::{BlockRecord, RemovalRecord};
 use crate::span::{Span, mix};
@@ -95,6 +96,11 @@ impl Removals {
     /// Who takes over from `peer`, which is removed.
     pub(crate) fn removed_by(&self, peer: PeerId) -> Option<PeerId> {
         self.heirs.get(&peer).copied()
+    }
+
+    /// The removed peer whose heir gets what is held so: its owner; or who gave it, if that is not taken up.
+    pub(crate) fn orphaned_by(&self, holding: &Holding) -> Option<PeerId> {
+        [holding.owner, holding.signer].into_iter().find(|peer| self.is_removed(*peer))
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (PeerId, PeerId)> + '_ {
@@ -408,10 +414,7 @@ impl Ipam {
     ) {
         let ReportHeader { round, removed, digest, part, parts } = *header;
         for (signer, record) in blocks {
-            // A member's word counts for what it signed itself, and for what belongs to nobody who could say it.
-            if *signer == from || self.removals.is_removed(record.owner) {
-                self.learn(*signer, record, now);
-            }
+            self.hear_say(from, *signer, record, now);
         }
         if digest != self.removals.digest {
             self.send_removals(from);
@@ -451,7 +454,7 @@ impl Ipam {
         let of_removed = self
             .map
             .iter()
-            .filter(|(_, holding)| self.removals.is_removed(holding.owner))
+            .filter(|(_, holding)| self.inheritor(holding).is_some())
             .flat_map(|(span, holding)| span.blocks().map(move |prefix| (prefix, holding)))
             .map(|(prefix, holding)| {
                 (holding.signer, BlockRecord { prefix, owner: holding.owner, epoch: holding.epoch })
@@ -479,10 +482,7 @@ impl Ipam {
         let left: Vec<Span> = self
             .map
             .iter()
-            .filter(|(_, holding)| {
-                let not_taken_up = holding.signer == removed && !self.removals.is_removed(holding.owner);
-                holding.owner == removed || not_taken_up
-            })
+            .filter(|(_, holding)| self.removals.orphaned_by(holding) == Some(removed))
             .map(|(span, _)| span)
             .collect();
         let step = TAKEOVER_STEP * self.removals.claims.len() as u64;

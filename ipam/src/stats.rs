@@ -17,7 +17,7 @@ pub struct Stats {
     pub messages_undecodable: u64,
     /// Answers to questions that were answered already or given up. Normal.
     pub answers_late: u64,
-    /// Messages of peers that were removed. Normal after `rmpeer`.
+    /// Messages and records of peers that were removed. Normal after `rmpeer`.
     pub messages_of_removed: u64,
     /// Requests for space that were sent.
     pub asked: u64,

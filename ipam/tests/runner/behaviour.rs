@@ -358,52 +358,71 @@ fn a_removal_respects_what_the_dead_peer_gave_away_unseen() {
     assert_eq!(world.ipam(0).summary().takeovers, []);
 }
 
-#[test]
-fn an_heir_is_told_what_only_another_heir_has_heard_of() {
+/// Peers 1 and 2 know that peer 3 owned everything when it and peer 4 died. Peer 5, if it is there, also knows of a gift.
+fn with_a_witness() -> ([Ipam; 3], Instant) {
     let start = Instant::now();
     let whole = BlockRecord { prefix: "10.0.0.0/24".parse().unwrap(), owner: peer(3), epoch: 1 };
     let gift = BlockRecord { prefix: "10.0.0.8/32".parse().unwrap(), owner: peer(4), epoch: 2 };
-    let mut hosts = [1, 2].map(|n| Ipam::new(Config::new(whole.prefix), peer(n), 7, start));
-    for (host, n) in hosts.iter_mut().zip([1, 2]) {
+    let mut hosts = [1, 2, 5].map(|n| Ipam::new(Config::new(whole.prefix), peer(n), 7, start));
+    for host in &mut hosts {
         host.handle_record(peer(3), &whole.key(), Some(&whole.encode()), start).unwrap();
-        host.handle_reachable(peer(3 - n), Presence::Reachable, start);
-        host.handle_reachable(peer(3), Presence::Unreachable, start);
-        host.handle_reachable(peer(4), Presence::Unreachable, start);
+        let me = host.me();
+        for other in [1, 2, 3, 4].map(peer).into_iter().filter(|other| *other != me) {
+            let presence = if other < peer(3) { Presence::Reachable } else { Presence::Unreachable };
+            host.handle_reachable(other, presence, start);
+        }
     }
-    // Peer 1 has to wait for somebody, peer 2 finishes at once.
+    hosts[2].handle_record(peer(3), &gift.key(), Some(&gift.encode()), start).unwrap();
+    (hosts, start)
+}
+
+#[test]
+fn an_heir_is_told_what_only_another_heir_has_heard_of() {
+    let (mut hosts, start) = with_a_witness();
+    // Peer 1 has to wait for peer 5, of which peer 2 has not heard: it finishes at once.
     hosts[0].handle_reachable(peer(5), Presence::Unreachable, start);
     hosts[0].remove_peer(peer(3), start);
     hosts[1].remove_peer(peer(4), start);
-    carry(&mut hosts, start, 20);
-    assert_eq!(hosts.each_ref().map(|host| host.summary().takeovers.len()), [1, 0]);
-    // The last word of peer 3 reaches only its own heir; peer 2 asks nobody any more.
+    carry(&mut hosts[..2], start, 20);
+    assert_eq!(hosts.each_ref().map(|host| host.summary().takeovers.len()), [1, 0, 0]);
+    // Peer 1 is told, which is not the heir of peer 4; peer 2 asks nobody any more.
     let later = start + Duration::from_secs(20);
-    hosts[0].handle_record(peer(3), &gift.key(), Some(&gift.encode()), later).unwrap();
-    hosts[0].handle_reachable(peer(5), Presence::Left, later);
+    hosts[0].handle_reachable(peer(5), Presence::Reachable, later);
     let told = (0..20).map(|second| later + Duration::from_secs(second)).any(|second| {
         carry(&mut hosts, second, 1);
-        hosts.each_ref().map(|host| host.peer_of(address("10.0.0.8"))) == [Some(peer(2)); 2]
+        hosts.each_ref().map(|host| host.peer_of(address("10.0.0.8"))) == [Some(peer(2)); 3]
     });
     assert!(told);
     // Nobody goes on telling what is known, also after scraps were given back.
     carry(&mut hosts, later + Duration::from_secs(20), 300);
     let reasons = hosts.each_ref().map(|host| host.poll_timeout().map(|(_, why)| why));
-    assert_eq!(reasons, [None, None]);
+    assert_eq!(reasons[..2], [None, None]);
 }
 
-/// Carries everything between peers 1 and 2 for some seconds.
-fn carry(hosts: &mut [Ipam; 2], start: Instant, seconds: u64) {
+#[test]
+fn the_last_word_of_a_removed_peer_is_not_heard() {
+    let (mut hosts, start) = with_a_witness();
+    hosts[0].remove_peer(peer(3), start);
+    let gift = BlockRecord { prefix: "10.0.0.8/32".parse().unwrap(), owner: peer(4), epoch: 70_000 };
+    hosts[0].handle_record(peer(3), &gift.key(), Some(&gift.encode()), start).unwrap();
+    assert_eq!(hosts[0].peer_of(address("10.0.0.8")), Some(peer(3)));
+    assert_eq!(hosts[0].stats().messages_of_removed, 1);
+}
+
+/// Carries everything between some peers for some seconds.
+fn carry(hosts: &mut [Ipam], start: Instant, seconds: u64) {
     for now in (0..seconds * 10).map(|tenth| start + Duration::from_millis(tenth * 100)) {
-        for (from, to) in [(0, 1), (1, 0)] {
+        for from in 0..hosts.len() {
             hosts[from].handle_timeout(now);
+            let origin = hosts[from].me();
             while let Some(publish) = hosts[from].poll_publish() {
-                let origin = hosts[from].me();
-                hosts[to].handle_record(origin, &publish.key, publish.value.as_deref(), now).unwrap();
+                for to in (0..hosts.len()).filter(|to| *to != from) {
+                    hosts[to].handle_record(origin, &publish.key, publish.value.as_deref(), now).unwrap();
+                }
             }
             while let Some(message) = hosts[from].poll_transmit() {
-                if message.to == hosts[to].me() {
-                    let origin = hosts[from].me();
-                    hosts[to].handle_message(origin, &message.payload, now).unwrap();
+                if let Some(to) = hosts.iter_mut().find(|to| to.me() == message.to) {
+                    to.handle_message(origin, &message.payload, now).unwrap();
                 }
             }
         }
