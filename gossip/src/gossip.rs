@@ -356,6 +356,11 @@ impl<K: Keys> Gossip<K> {
         self.membership.iter()
     }
 
+    /// One member, if it is known.
+    pub fn member(&self, peer: PeerId) -> Option<Member> {
+        self.membership.get(peer)
+    }
+
     /// The peers with which gossip is exchanged, by id.
     pub fn neighbours(&self) -> impl Iterator<Item = PeerId> {
         self.mesh.neighbours()

@@ -68,6 +68,7 @@ impl<K: Keys> Gossip<K> {
         let links = &self.links;
         let heard = |peer, since| links.get(&peer).is_some_and(|link| link.last_heard > since);
         for peer in self.membership.handle_timeout(now, heard) {
+            self.stats.deaths += 1;
             self.settle(peer, Change::Down, None, now);
         }
     }

@@ -81,6 +81,8 @@ pub struct Stats {
     pub records_repeated: u64,
     /// Probes of neighbours that nobody answered within the period.
     pub probes_failed: u64,
+    /// Members that did not contradict their suspicion here, and were given up.
+    pub deaths: u64,
     /// Times that this peer heard of its own suspicion or death and contradicted.
     pub refutations: u64,
     /// Times that announced records had to be asked for.

@@ -8,14 +8,17 @@
 //! - [`fault`], [`plan`], [`scenario`]: what goes wrong and when, drawn from a seed;
 //! - [`model`], [`history`]: what must hold, and what happened;
 //! - [`world`], [`run`]: all of it together;
-//! - [`shrink`]: a smaller plan that fails in the same way.
+//! - [`shrink`]: a smaller plan that fails in the same way;
+//! - [`fleet`], [`figures`]: large fleets, measured.
 //!
-//! It must not know sockets, files, or the clock of the machine, except to tell how long a run took.
+//! It must not know sockets, files, or the clock of the machine, except to tell how long a run took and how large it was.
 
 pub mod clock;
 pub mod dice;
 pub mod disk;
 pub mod fault;
+pub mod figures;
+pub mod fleet;
 pub mod history;
 pub mod host;
 pub mod model;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use sim::fault::Kind;
+use sim::fleet::{self, Life};
 use sim::plan::Plan;
 use sim::run::{Failed, Outcome, catch_panics, run};
 use sim::scenario::{self, Scenario, Wish};
@@ -20,7 +21,8 @@ use sim::shrink::shrink;
 #[command(
     after_help = "Examples:\n  weave-sim --seeds 200                 two hundred seeds of all faults\n  \
     weave-sim --seed 17                   one of them again, with what it does\n  \
-    weave-sim --scenario churn --peers 30 --minutes 5\n  weave-sim --list                      scenarios and kinds of fault"
+    weave-sim --scenario churn --peers 30 --minutes 5\n  weave-sim --scenario fleet --peers 1000   a large fleet, measured\n  \
+    weave-sim --list                      scenarios and kinds of fault"
 )]
 struct Args {
     /// Hosts at the start (drawn from the seed unless given)
@@ -61,6 +63,9 @@ struct Args {
     #[cfg(feature = "planted")]
     #[arg(long, value_name = "NAME")]
     bug: Option<String>,
+    /// Write the figures of `--scenario fleet`, or of one seed of `quiet`, to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<std::path::PathBuf>,
     /// Print scenarios and kinds of fault
     #[arg(long)]
     list: bool,
@@ -71,6 +76,10 @@ fn main() -> ExitCode {
     if args.list {
         list();
         return ExitCode::SUCCESS;
+    }
+    let life = [Life::Quiet, Life::Fleet].into_iter().find(|life| life.name() == args.scenario);
+    if let Some(life) = life.filter(|_| args.seeds == 1 && args.plan.is_none() && args.save.is_none()) {
+        return fleet(&args, life);
     }
     let Some(scenario) = scenario::named(&args.scenario) else {
         say(&format!("error: no scenario `{}`\nhint: weave-sim --list names them", args.scenario));
@@ -132,6 +141,31 @@ fn planted(args: &Args) -> ExitCode {
     }
     say(&format!("{} bugs put in, {missed} not found", Bug::ALL.iter().filter(wanted).count()));
     if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Measures one fleet.
+fn fleet(args: &Args, life: Life) -> ExitCode {
+    /// Routers, unless the user says otherwise.
+    const PEERS: u16 = 100;
+    let quiet = args.minutes.map(|minutes| Duration::from_secs_f64(minutes.max(0.0) * 60.0));
+    let wish = fleet::Wish { life, peers: args.peers.unwrap_or(PEERS), seed: args.seed, quiet };
+    let figures = match fleet::measure(&wish, &mut |text| eprintln!("{text}")) {
+        Ok(figures) => figures,
+        Err(failure) => {
+            say(&format!("FAILED seed {}: {}: {}", args.seed, failure.check.name(), failure.text));
+            return ExitCode::FAILURE;
+        }
+    };
+    say(&figures.to_string());
+    let Some(file) = &args.json else { return ExitCode::SUCCESS };
+    let written = serde_json::to_vec_pretty(&figures).map_err(anyhow::Error::from);
+    match written.and_then(|text| std::fs::write(file, text).map_err(anyhow::Error::from)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("error: cannot write `{}`: {error}", file.display()));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Runs a plan that was kept.
@@ -278,6 +312,11 @@ fn list() {
     for scenario in scenario::ALL {
         say(&format!("  {:<22} {}", scenario.name, scenario.about));
     }
+    say(&format!(
+        "  {:<22} {}",
+        Life::Fleet.name(),
+        "A large fleet joins, churns, falls apart and heals, and is measured."
+    ));
     say(&format!("\n{} kinds of fault:", Kind::ALL.len()));
     for kind in Kind::ALL {
         say(&format!("  {:<22} {}", kind.name(), kind.about()));

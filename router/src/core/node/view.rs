@@ -62,8 +62,8 @@ impl Node {
             || (!self.is_removed(peer)
                 && self
                     .gossip
-                    .members()
-                    .any(|m| m.id == peer && !matches!(m.state, MemberState::Dead | MemberState::Left)))
+                    .member(peer)
+                    .is_some_and(|m| !matches!(m.state, MemberState::Dead | MemberState::Left)))
     }
 
     /// Is there a member that should answer and does not? Departed and removed ones should not.
@@ -130,6 +130,16 @@ impl Node {
     /// What gossip thinks of each member, by id.
     pub fn members(&self) -> impl Iterator<Item = Member> {
         self.gossip.members()
+    }
+
+    /// What gossip thinks of one member.
+    pub fn member(&self, peer: PeerId) -> Option<Member> {
+        self.gossip.member(peer)
+    }
+
+    /// The peers that gossip is exchanged with.
+    pub fn neighbours(&self) -> impl Iterator<Item = PeerId> {
+        self.gossip.neighbours()
     }
 
     /// Allocation records that were refused, by reason.
