@@ -49,6 +49,7 @@ struct Inner {
     daemon: Mutex<Option<Child>>,
     args: Mutex<Vec<String>>,
     containers: AtomicU32,
+    docker_socket: Mutex<Option<PathBuf>>,
 }
 
 /// How a router ended.
@@ -65,7 +66,9 @@ impl Host {
         fs::create_dir_all(&dir).with_context(|| format!("cannot make `{}`", dir.display()))?;
         let (daemon, args, containers) = (Mutex::default(), Mutex::default(), AtomicU32::new(0));
         let run = run.to_owned();
-        Ok(Self { inner: Arc::new(Inner { index, run, ns, dir, programs, daemon, args, containers }) })
+        let docker_socket = Mutex::default();
+        let inner = Inner { index, run, ns, dir, programs, daemon, args, containers, docker_socket };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Its number, from 1.
@@ -111,6 +114,16 @@ impl Host {
     /// The programs under test.
     pub fn programs(&self) -> &Programs {
         &self.inner.programs
+    }
+
+    /// Prefix of all namespaces of its lab.
+    pub fn run(&self) -> &str {
+        &self.inner.run
+    }
+
+    /// Lets the router serve a Docker of this host here, from its next start on. Otherwise it leaves the machine's own Docker alone.
+    pub fn serve_docker_on(&self, socket: &Path) {
+        *lock(&self.inner.docker_socket) = Some(socket.to_owned());
     }
 
     /// Starts the router and waits until it takes requests. Later restarts repeat the arguments.
@@ -166,6 +179,8 @@ impl Host {
         let mut command = Command::new(&self.inner.programs.weaved);
         command.arg("--state-dir").arg(self.state_dir()).arg("--socket").arg(self.socket());
         command.args(["--listen", "[::]:6783", "--nickname", &self.nickname()]);
+        let docker = lock(&self.inner.docker_socket).clone().unwrap_or_else(|| PathBuf::from("off"));
+        command.arg("--docker-socket").arg(docker);
         command
     }
 

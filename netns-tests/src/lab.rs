@@ -13,6 +13,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::command::run_ok;
+use crate::dockerd;
 use crate::host::Host;
 use crate::netns::{self, NetNs};
 use crate::programs::{Programs, require_root, require_tools};
@@ -327,6 +328,9 @@ fn remove_stale() {
 /// Processes, namespaces and folder of a run, in this order; goes on after an error.
 fn remove_run(run: &str) -> Result<()> {
     let mut errors = Vec::new();
+    for host in names_in(&runs_folder().join(run)) {
+        dockerd::end_containers(&runs_folder().join(run).join(host).join("docker"));
+    }
     for name in names_in(Path::new(netns::FOLDER)).iter().filter(|name| run_of(name) == Some(run)) {
         errors.extend(NetNs::remove(name).err());
     }

@@ -11,6 +11,7 @@ mod cni;
 mod commands;
 mod crash;
 mod differential;
+mod docker;
 mod fabric;
 mod firewall;
 mod frames;

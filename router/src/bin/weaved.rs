@@ -9,6 +9,8 @@ use router::core::identity::Identity;
 use router::shell::api::{self, Control};
 use router::shell::attach::Attacher;
 use router::shell::config::{Args, Config};
+use router::shell::docker::fabric::Ours;
+use router::shell::docker::socket;
 use router::shell::engine::call::Hub;
 use router::shell::engine::{self, Engine};
 use router::shell::kernel::Kernel;
@@ -61,6 +63,13 @@ async fn run(config: Config) -> anyhow::Result<()> {
             }
         });
     }
+    let docker = Ours::new(hub.clone(), Arc::clone(&attacher));
+    tokio::spawn(socket::run(
+        config.docker_socket.clone(),
+        config.docker_scope,
+        docker,
+        config.state_dir.clone(),
+    ));
     let state_dir = config.state_dir.clone();
     tokio::spawn(async move {
         // Before the first request, so that no runtime meets an attachment that it asked to be gone.

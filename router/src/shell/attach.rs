@@ -4,6 +4,8 @@
 //! record, which the next start rolls back. Detach: kernel, record, lease; each step may run again. A flow runs to its end on a
 //! task of its own even if the caller hangs up, and one (container, interface) is worked on by one flow at a time.
 
+mod plug;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};

@@ -9,6 +9,8 @@ use clap::{Parser, ValueEnum};
 use serde::Deserialize;
 
 use super::busy_polling::BusyPolling;
+use super::docker::Scope;
+use super::docker::socket::Choice;
 use super::reclaim_after::ReclaimAfter;
 
 /// The fabric's one UDP port.
@@ -62,6 +64,14 @@ pub struct Args {
     /// a host shall survive. Of two hosts neither takes over from the other.
     #[arg(long, value_name = "TIME")]
     pub reclaim_after: Option<ReclaimAfter>,
+    /// Serve Docker as network and IPAM driver on this socket, whose name is the driver's; or `off` [default: auto]
+    ///
+    /// `auto` is /run/docker/plugins/weave.sock as soon as Docker is there. Docker finds plugins in /run/docker/plugins alone.
+    #[arg(long, value_name = "PATH")]
+    pub docker_socket: Option<Choice>,
+    /// What Docker takes the driver's networks for [default: local]
+    #[arg(long, value_name = "SCOPE", value_enum)]
+    pub docker_scope: Option<Scope>,
     /// Serve Prometheus metrics on this TCP address [default: off]
     #[arg(long, value_name = "ADDR")]
     pub metrics: Option<SocketAddr>,
@@ -113,6 +123,10 @@ pub struct FileConfig {
     pub busy_poll: Option<BusyPolling>,
     /// As `--reclaim-after`.
     pub reclaim_after: Option<ReclaimAfter>,
+    /// As `--docker-socket`.
+    pub docker_socket: Option<Choice>,
+    /// As `--docker-scope`.
+    pub docker_scope: Option<Scope>,
     /// As `--metrics`.
     pub metrics: Option<SocketAddr>,
     /// As `--log`.
@@ -140,6 +154,10 @@ pub struct Config {
     pub busy_poll: BusyPolling,
     /// When dead peers are removed without an operator.
     pub reclaim_after: ReclaimAfter,
+    /// Where Docker is served.
+    pub docker_socket: Choice,
+    /// What Docker takes networks for.
+    pub docker_scope: Scope,
     /// Where metrics are served.
     pub metrics: Option<SocketAddr>,
     /// Log filter.
@@ -200,6 +218,8 @@ impl Config {
             cipher: args.cipher.or(file.cipher).unwrap_or_default(),
             busy_poll: args.busy_poll.or(file.busy_poll).unwrap_or_default(),
             reclaim_after: args.reclaim_after.or(file.reclaim_after).unwrap_or_default(),
+            docker_socket: args.docker_socket.or(file.docker_socket).unwrap_or_default(),
+            docker_scope: args.docker_scope.or(file.docker_scope).unwrap_or_default(),
             metrics: args.metrics.or(file.metrics),
             log: args.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
         };

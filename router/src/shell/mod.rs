@@ -4,6 +4,7 @@ pub mod api;
 pub mod attach;
 pub mod busy_polling;
 pub mod config;
+pub mod docker;
 pub mod engine;
 pub mod kernel;
 pub mod lease;

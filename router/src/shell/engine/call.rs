@@ -40,6 +40,8 @@ pub enum Call {
     Lease(LeaseRequest, Reply<Lease>),
     /// Give back all addresses of a holder.
     Release(String, Rest, Reply<Vec<Ipv4Addr>>),
+    /// Leases whose holders' names begin so.
+    Leases(&'static str, Reply<Vec<(String, Ipv4Addr)>>),
     /// Remember a finished attachment and announce it.
     Attached(Box<Kept>, Reply<()>),
     /// Forget an attachment.

@@ -1,5 +1,6 @@
 //! Calls of the control socket, one by one.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use control::api::{ApiError, Attachment, ErrorCode, PingAnswer, RmpeerAnswer, Target};
@@ -29,6 +30,7 @@ impl Engine {
             Call::Forget(addresses, reply) => drop(reply.send(self.forget(&addresses))),
             Call::Lease(request, reply) => self.lease(request, reply),
             Call::Release(holder, rest, reply) => self.release(holder, rest, reply),
+            Call::Leases(prefix, reply) => drop(reply.send(self.leases_of(prefix))),
             Call::Attached(kept, reply) => self.attached(*kept, reply),
             Call::Detached(attachment, reply) => self.detached(&attachment, reply),
             Call::Exposed(address, reply) => {
@@ -127,7 +129,7 @@ impl Engine {
         running.node.allocate(ticket, owner, want, now + LEASE_DEADLINE, now);
     }
 
-    fn release(&mut self, holder: String, rest: Rest, reply: Reply<Vec<std::net::Ipv4Addr>>) {
+    fn release(&mut self, holder: String, rest: Rest, reply: Reply<Vec<Ipv4Addr>>) {
         let Some(running) = &mut self.running else {
             drop(reply.send(Ok(Vec::new())));
             return;
@@ -138,6 +140,12 @@ impl Engine {
         };
         let released = running.node.release(&Owner(holder), rest, Instant::now());
         self.after_ipam.push(Box::new(move |durable| drop(reply.send(durable.map(|()| released)))));
+    }
+
+    fn leases_of(&self, prefix: &str) -> Result<Vec<(String, Ipv4Addr)>, ApiError> {
+        let Some(running) = &self.running else { return Err(fabric::no_fabric()) };
+        let leases = running.node.leases().filter(|(owner, _)| owner.0.starts_with(prefix));
+        Ok(leases.map(|(owner, address)| (owner.0.clone(), address)).collect())
     }
 
     fn find(&self, container: &str, ifname: Option<&String>) -> Vec<Kept> {

@@ -18,6 +18,7 @@ use super::{
     error::{KernelError, Result, Side},
     links::{self, CREATE_NEW, Link, RESIDENT},
     netns::{NetnsId, OpenNetns},
+    pair::PairSpec,
     spec::{AttachSpec, Attached, Mismatch, check_port_name},
     sysctl::{self, Warning},
     wire::{Reply, Request, Wire},
@@ -46,7 +47,7 @@ pub(super) fn attach(bridge: &str, own: &NetnsId, spec: &AttachSpec) -> Result<(
     if inside.find(&spec.container_ifname)?.is_some() {
         return Err(taken(&spec.container_ifname, Side::Container));
     }
-    create_pair(&mut host, &bridge, &netns, spec)?;
+    create_pair(&mut host, &bridge, Far::Inside(&netns), &PairSpec::of(spec))?;
     match configure(&mut host, &mut inside, spec) {
         Ok(attached) => Ok((attached, host)),
         Err(error) => {
@@ -59,10 +60,22 @@ pub(super) fn attach(bridge: &str, own: &NetnsId, spec: &AttachSpec) -> Result<(
     }
 }
 
-fn create_pair(host: &mut Wire, bridge: &Link, netns: &OpenNetns, spec: &AttachSpec) -> Result<()> {
-    let mut peer = links::named(&spec.container_ifname);
+/// Where the container's end of a pair is made.
+pub(super) enum Far<'a> {
+    /// In the container.
+    Inside(&'a OpenNetns),
+    /// Beside the other end, from where somebody else will fetch it.
+    OnHost,
+}
+
+/// Makes a pair, one end on the bridge, the other where its user is.
+pub(super) fn create_pair(host: &mut Wire, bridge: &Link, far: Far<'_>, spec: &PairSpec) -> Result<()> {
+    let mut peer = links::named(&spec.far_ifname);
+    match far {
+        Far::Inside(netns) => peer.attributes.push(LinkAttribute::NetNsFd(netns.file().as_raw_fd())),
+        Far::OnHost => {}
+    }
     peer.attributes.extend([
-        LinkAttribute::NetNsFd(netns.file().as_raw_fd()),
         LinkAttribute::Address(spec.mac.to_vec()),
         LinkAttribute::Mtu(spec.mtu),
         LinkAttribute::GsoMaxSize(spec.gso_max_size),
@@ -86,7 +99,7 @@ fn create_pair(host: &mut Wire, bridge: &Link, netns: &OpenNetns, spec: &AttachS
         // Both names were free a moment ago: somebody was faster.
         Err(refusal) if refusal.is(rustix::io::Errno::EXIST) => match links::find(host, &spec.host_ifname)? {
             Some(_) => Err(taken(&spec.host_ifname, Side::Host)),
-            None => Err(taken(&spec.container_ifname, Side::Container)),
+            None => Err(taken(&spec.far_ifname, Side::Container)),
         },
         Err(refusal) => Err(refusal.during("create veth pair", &spec.host_ifname)),
     }
@@ -103,7 +116,19 @@ pub(super) fn host_mac(container: [u8; 6]) -> [u8; 6] {
 
 fn configure(host: &mut Wire, inside: &mut Inside, spec: &AttachSpec) -> Result<Attached> {
     let Configured { ifindex: container_ifindex, mut warnings, routes_left } = inside.configure(spec)?;
-    let port = links::require(host, &spec.host_ifname)?;
+    let port = ready_port(host, &spec.host_ifname, spec.mac, &mut warnings)?;
+    let host_mac = port.mac.as_slice().try_into().unwrap_or_default();
+    Ok(Attached { host_mac, host_ifindex: port.ifindex, container_ifindex, routes_left, warnings })
+}
+
+/// Sets the host end up as a port of a container with this address.
+pub(super) fn ready_port(
+    host: &mut Wire,
+    name: &str,
+    container: [u8; 6],
+    warnings: &mut Vec<Warning>,
+) -> Result<Link> {
+    let port = links::require(host, name)?;
     // Three requests in one system call: without the first, the port would choose a link-local address the moment it is up, and speak to
     // the container with it.
     let mut quiet = links::about(port.ifindex);
@@ -112,7 +137,7 @@ fn configure(host: &mut Wire, inside: &mut Inside, spec: &AttachSpec) -> Result<
     ])]));
     let mut message = links::up(links::about(port.ifindex));
     message.attributes.extend(PortRole::Container.difference(&port.port));
-    let resident = Message::NewNeighbour(links::resident(port.ifindex, spec.mac));
+    let resident = Message::NewNeighbour(links::resident(port.ifindex, container));
     let requests = [(Message::NewLink(quiet), 0), (Message::NewLink(message), 0), (resident, RESIDENT)]
         .map(|(message, flags)| Request { message, flags, reply: Reply::Acknowledged });
     let mut answers = host.exchange(Vec::from(requests)).into_iter();
@@ -125,9 +150,8 @@ fn configure(host: &mut Wire, inside: &mut Inside, spec: &AttachSpec) -> Result<
     }
     answers
         .try_for_each(|answer| answer.map(|_| ()))
-        .map_err(|refusal| refusal.during("set up port", &spec.host_ifname))?;
-    let host_mac = port.mac.as_slice().try_into().unwrap_or_default();
-    Ok(Attached { host_mac, host_ifindex: port.ifindex, container_ifindex, routes_left, warnings })
+        .map_err(|refusal| refusal.during("set up port", name))?;
+    Ok(port)
 }
 
 /// Removes an attachment; `false` when there was none. Only ever a veth end with our prefix.
@@ -196,6 +220,6 @@ pub(super) fn updown(up: bool) -> &'static str {
     if up { "up" } else { "down" }
 }
 
-fn taken(name: &str, side: Side) -> KernelError {
+pub(super) fn taken(name: &str, side: Side) -> KernelError {
     KernelError::NameTaken { name: name.to_owned(), side }
 }

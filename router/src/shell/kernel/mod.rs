@@ -14,6 +14,7 @@ mod foreign;
 mod links;
 mod netns;
 mod nft;
+mod pair;
 mod spec;
 mod sysctl;
 mod underlay;
@@ -37,6 +38,7 @@ pub use self::{
     firewall::{FirewallSpec, TABLE as FIREWALL_TABLE},
     foreign::Exposure,
     netns::Netns,
+    pair::{PairSpec, Paired},
     spec::{
         AttachSpec, Attached, BridgeSpec, BridgeState, Detached, MAX_GSO_SIZE, MAX_IFNAME, MAX_MTU,
         MAX_ROUTES, MIN_GSO_SIZE, MIN_MTU, Mismatch, Outcome, PORT_PREFIX, PeerEnd, PortInfo, Ports,
@@ -116,6 +118,14 @@ impl Kernel {
         let (attached, _) =
             netns::on_thread("attach", move || attach::attach(&bridge, &own, &spec), undo).await?;
         Ok(attached)
+    }
+
+    /// Makes a pair whose far end stays on the host, for whoever puts it into a container.
+    pub async fn make_pair(&self, spec: PairSpec) -> Result<Paired> {
+        let _turn = self.threads.acquire().await;
+        let name = self.bridge.clone();
+        let job = move || pair::make(&name, &spec);
+        tokio::task::spawn_blocking(job).await.unwrap_or(Err(KernelError::WorkerLost { operation: "pair" }))
     }
 
     /// Removes an attachment by the name of its host end. Says whether there was one.

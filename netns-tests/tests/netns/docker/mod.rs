@@ -1,0 +1,4 @@
+//! Docker itself on two or three hosts, with its networks on the fabric.
+
+mod life;
+mod support;
