@@ -40,7 +40,7 @@ pub(crate) fn add(
     let delegate = Delegate::of(environment, config)?;
     if let Some(delegate) = &delegate {
         let choice = choose(delegate, log)?;
-        wish = Wish { address: Some(choice.address), routes: choice.routes, ..wish };
+        wish = Wish { address: Some(choice.address), address6: None, routes: choice.routes, ..wish };
     }
     let attempt = attempt();
     let request = AttachRequest {
@@ -48,6 +48,7 @@ pub(crate) fn add(
         ifname: environment.ifname.clone(),
         netns: netns.path_for_others(),
         address: wish.address,
+        address6: wish.address6,
         subnet: config.ipam.subnet,
         mtu: wish.mtu,
         mac: wish.mac,

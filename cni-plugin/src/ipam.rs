@@ -28,6 +28,10 @@ pub(crate) fn add(
         return Err(invalid(format!("`ipam.type` is `{other}`, and this is `weave-ipam`")));
     }
     let wish = Wish::of(environment, config)?;
+    if let Some(six) = wish.address6 {
+        let message = format!("`{six}` is wanted, and `weave-ipam` gives IPv4 addresses");
+        return Err(CniError::new(Code::UnsupportedField, message));
+    }
     let client = client(config)?;
     settle(&client, environment, config)?;
     let request = LeaseRequest {

@@ -3,7 +3,8 @@
 //! Precedence, CNI conventions: `runtimeConfig`, then `args.cni`, then `CNI_ARGS`. Keys of `runtimeConfig` are compared without
 //! case, since containerd and Nomad write them as Go spells its fields.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::fmt::Display;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use control::api::Route;
 use serde_json::{Map, Value};
@@ -25,6 +26,7 @@ const KNOWN_ARGS: [&str; 2] = ["K8S_POD_INFRA_CONTAINER_ID", "K8S_POD_UID"];
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wish {
     pub(crate) address: Option<Ipv4Addr>,
+    pub(crate) address6: Option<Ipv6Addr>,
     pub(crate) mac: Option<String>,
     pub(crate) name: Option<String>,
     pub(crate) routes: Option<Vec<Route>>,
@@ -35,18 +37,14 @@ impl Wish {
     /// Gather them.
     pub(crate) fn of(environment: &Environment, config: &Config) -> Result<Wish, CniError> {
         let args = CniArgs::parse(&environment.args)?;
-        let address = match strings(&config.runtime, "ips")?.or(strings(&config.args, "ips")?) {
-            Some(list) => one_address(&list)?,
-            None => match args.ip {
-                Some(text) => one_address(&[text])?,
-                None => None,
-            },
-        };
+        let ips = strings(&config.runtime, "ips")?.or(strings(&config.args, "ips")?);
+        let ips = ips.or(args.ip.map(|text| vec![text]));
+        let (address, address6) = one_of_each(&ips.unwrap_or_default())?;
         let mac = match string(&config.runtime, "mac")?.or(string(&config.args, "mac")?).or(args.mac) {
             Some(text) => Some(unicast_mac(&text)?),
             None => None,
         };
-        Ok(Wish { address, mac, name: args.name, routes: routes(config), mtu: mtu(config)? })
+        Ok(Wish { address, address6, mac, name: args.name, routes: routes(config), mtu: mtu(config)? })
     }
 }
 
@@ -64,27 +62,29 @@ fn mtu(config: &Config) -> Result<Option<u32>, CniError> {
     }
 }
 
-/// The one IPv4 address among `ips`. Podman names the same address twice.
-fn one_address(ips: &[String]) -> Result<Option<Ipv4Addr>, CniError> {
-    let mut found: Option<Ipv4Addr> = None;
+/// The one address of each family among `ips`. Podman names the same address twice, and both families when it reloads.
+fn one_of_each(ips: &[String]) -> Result<(Option<Ipv4Addr>, Option<Ipv6Addr>), CniError> {
+    let (mut four, mut six) = (None, None);
     for text in ips {
         let bare = text.split_once('/').map_or(text.as_str(), |(address, _)| address);
-        let address: IpAddr =
-            bare.parse().map_err(|_| invalid(format!("`{text}` is not an IP address (of `ips` or `IP`)")))?;
-        match (address, found) {
-            (IpAddr::V6(_), _) => {
-                let message = format!("`ips` has `{text}`, and IPv6 addresses follow from the IPv4 address");
-                return Err(CniError::new(Code::UnsupportedField, message));
-            }
-            (IpAddr::V4(address), Some(first)) if address != first => {
-                let message =
-                    format!("`ips` has `{first}` and `{address}`, and an interface gets one address");
-                return Err(CniError::new(Code::UnsupportedField, message));
-            }
-            (IpAddr::V4(address), Some(_) | None) => found = Some(address),
+        match bare.parse() {
+            Ok(IpAddr::V4(address)) => only_one(&mut four, address)?,
+            Ok(IpAddr::V6(address)) => only_one(&mut six, address)?,
+            Err(_) => return Err(invalid(format!("`{text}` is not an IP address (of `ips` or `IP`)"))),
         }
     }
-    Ok(found)
+    Ok((four, six))
+}
+
+fn only_one<T: PartialEq + Copy + Display>(found: &mut Option<T>, address: T) -> Result<(), CniError> {
+    match found.replace(address) {
+        Some(first) if first != address => {
+            let message =
+                format!("`ips` has `{first}` and `{address}`, and an interface gets one of each family");
+            Err(CniError::new(Code::UnsupportedField, message))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// A MAC address as `weaved` writes them.
@@ -202,6 +202,10 @@ mod tests {
         assert_eq!(found.address, Some(Ipv4Addr::new(10, 0, 0, 2)));
         assert_eq!(found.mac.as_deref(), Some("02:00:00:00:00:03"));
         assert_eq!(wish(r#"{"name":"n"}"#, args).unwrap().address, Some(Ipv4Addr::new(10, 0, 0, 3)));
+        let both = r#"{"name":"n","runtimeConfig":{"ips":["10.0.0.1/8","fd00::a00:1","10.0.0.1"]}}"#;
+        let found = wish(both, args).unwrap();
+        assert_eq!(found.address6, Some("fd00::a00:1".parse().unwrap()));
+        assert_eq!(found.address, Some(Ipv4Addr::new(10, 0, 0, 1)));
     }
 
     #[test]
@@ -217,7 +221,7 @@ mod tests {
     #[test]
     fn wishes_that_cannot_be_met_are_refused_by_name() {
         let cases = [
-            (r#"{"name":"n","runtimeConfig":{"ips":["fd00::1"]}}"#, Code::UnsupportedField),
+            (r#"{"name":"n","runtimeConfig":{"ips":["fd00::1","fd00::2"]}}"#, Code::UnsupportedField),
             (r#"{"name":"n","runtimeConfig":{"ips":["10.0.0.1","10.0.0.2"]}}"#, Code::UnsupportedField),
             (r#"{"name":"n","runtimeConfig":{"ips":["10.0.0"]}}"#, Code::InvalidConfig),
             (r#"{"name":"n","runtimeConfig":{"ips":"10.0.0.1"}}"#, Code::InvalidConfig),

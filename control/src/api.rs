@@ -158,6 +158,9 @@ pub struct AttachRequest {
     /// The wanted address; any unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<Ipv4Addr>,
+    /// The wanted IPv6 address. It embeds the IPv4 address, so it asks for that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Addr>,
     /// Take the address from this part of the range.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subnet: Option<Ipv4Net>,

@@ -10,12 +10,10 @@ use serde_json::{Map, Value, json};
 
 use crate::container::Container;
 use crate::host::Host;
+use crate::plugins::REFERENCE;
 
 /// Runtimes give a plugin far longer.
 const PLUGIN_LIMIT: Duration = Duration::from_secs(30);
-
-/// Where Debian has the reference plugins.
-const REFERENCE: &str = "/usr/lib/cni";
 
 /// A network of several plugins.
 #[derive(Debug, Clone)]

@@ -11,8 +11,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::command::{Output, run_ok};
+use crate::command::Output;
 use crate::host::Host;
+use crate::image::busybox_tar;
 use crate::programs::require_tools;
 use crate::text::tail;
 use crate::wait::until;
@@ -29,10 +30,6 @@ const CLIENT_LIMIT: Duration = Duration::from_secs(90);
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// Lines of its log in an error.
 const LOG_LINES: usize = 25;
-/// Programs of the image's busybox.
-const APPLETS: [&str; 13] = [
-    "sh", "ping", "ping6", "ip", "nc", "httpd", "wget", "sleep", "ifconfig", "cat", "ls", "echo", "nslookup",
-];
 /// Below the daemon's folder: the pid files of its containers.
 const TASKS: &str = "exec/containerd/daemon/io.containerd.runtime.v2.task/moby";
 
@@ -58,7 +55,7 @@ impl Dockerd {
             bail!("there is no `{CLIENT}`; type `cargo xtask setup`");
         }
         let dir = host.dir().join("docker");
-        for folder in ["data", "exec", "run/plugins", "etc", "containerd", "image/bin"] {
+        for folder in ["data", "exec", "run/plugins", "etc", "containerd"] {
             let path = dir.join(folder);
             fs::create_dir_all(&path).with_context(|| format!("cannot make `{}`", path.display()))?;
         }
@@ -140,23 +137,7 @@ impl Dockerd {
     /// # Errors
     /// When a tool fails.
     pub fn import(&self) -> Result<()> {
-        let image = self.dir.join("image");
-        let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| Path::new(path).is_file());
-        let busybox = busybox.context("there is no busybox; type `cargo xtask setup`")?;
-        fs::copy(busybox, image.join("bin/busybox")).context("cannot copy busybox")?;
-        for applet in APPLETS {
-            let link = image.join("bin").join(applet);
-            if !link.exists() {
-                std::os::unix::fs::symlink("busybox", &link).context("cannot link an applet")?;
-            }
-        }
-        for folder in ["etc", "tmp", "proc", "sys", "dev"] {
-            fs::create_dir_all(image.join(folder)).context("cannot make a folder of the image")?;
-        }
-        fs::write(image.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\n")
-            .context("cannot write to the image")?;
-        let tar = self.dir.join("image.tar");
-        run_ok(Command::new("tar").arg("-C").arg(&image).arg("-cf").arg(&tar).arg("."), CLIENT_LIMIT)?;
+        let tar = busybox_tar(&self.dir)?;
         let tar = tar.display().to_string();
         self.docker(&["import", "-c", "CMD [\"/bin/sh\"]", "-c", "ENV PATH=/bin", &tar, IMAGE]).map(drop)
     }

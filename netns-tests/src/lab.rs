@@ -13,12 +13,12 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::command::run_ok;
-use crate::dockerd;
 use crate::host::Host;
 use crate::netns::{self, NetNs};
 use crate::programs::{Programs, require_root, require_tools};
 use crate::wait::until;
 use crate::wire::{Segments, Wire};
+use crate::{containerd, dockerd, podman};
 
 /// All namespaces of all runs begin so.
 const PREFIX: &str = "wv";
@@ -329,7 +329,10 @@ fn remove_stale() {
 fn remove_run(run: &str) -> Result<()> {
     let mut errors = Vec::new();
     for host in names_in(&runs_folder().join(run)) {
-        dockerd::end_containers(&runs_folder().join(run).join(host).join("docker"));
+        let folder = runs_folder().join(run).join(host);
+        dockerd::end_containers(&folder.join("docker"));
+        containerd::end_containers(&folder.join("containerd"));
+        podman::end_containers(&folder.join("podman"));
     }
     for name in names_in(Path::new(netns::FOLDER)).iter().filter(|name| run_of(name) == Some(run)) {
         errors.extend(NetNs::remove(name).err());

@@ -352,6 +352,9 @@ pub(crate) struct SetupCniArgs {
     /// Name of the network, as runtimes show it
     #[arg(long, value_name = "NAME", default_value = "weave", value_parser = network_name)]
     pub(crate) network: String,
+    /// State directory of the router, where the plugin leaves what it could not deliver [default: /var/lib/weave]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
     /// Write over a network file that says something else
     #[arg(long)]
     pub(crate) force: bool,

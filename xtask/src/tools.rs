@@ -32,7 +32,7 @@ pub(crate) struct Tool {
 }
 
 /// Every tool. A rival that cannot be installed is reported as absent and stops nothing.
-pub(crate) const TOOLS: [Tool; 14] = [
+pub(crate) const TOOLS: [Tool; 16] = [
     Tool { probe: Probe::Program("cc"), package: "gcc", need: Need::Build },
     Tool { probe: Probe::File("/usr/include/stdio.h"), package: "libc6-dev", need: Need::Build },
     Tool { probe: Probe::Program("ip"), package: "iproute2", need: Need::Lab },
@@ -48,6 +48,8 @@ pub(crate) const TOOLS: [Tool; 14] = [
     Tool { probe: Probe::File("/usr/bin/docker"), package: "docker.io", need: Need::Lab },
     Tool { probe: Probe::Program("runc"), package: "runc", need: Need::Lab },
     Tool { probe: Probe::Program("iptables"), package: "iptables", need: Need::Lab },
+    Tool { probe: Probe::Program("ctr"), package: "containerd", need: Need::Lab },
+    Tool { probe: Probe::Program("podman"), package: "podman", need: Need::Lab },
     Tool { probe: Probe::Program("busybox"), package: "busybox-static", need: Need::Lab },
     Tool { probe: Probe::Program("wg"), package: "wireguard-tools", need: Need::Rivals },
     Tool { probe: Probe::Program("tincd"), package: "tinc", need: Need::Rivals },

@@ -12,6 +12,7 @@ mod commands;
 mod crash;
 mod differential;
 mod docker;
+mod engines;
 mod fabric;
 mod firewall;
 mod frames;

@@ -153,7 +153,8 @@ impl Attacher {
         let through_bridge =
             request.routes.as_ref().is_none_or(|routes| routes.iter().any(|route| route.gw.is_none()));
         let gateway = if through_bridge { Some(self.expose_flow().await?.0) } else { None };
-        let wish = LeaseRequest { holder: holder.clone(), address: request.address, subnet: request.subnet };
+        let address = wanted_address(&request, &ground)?;
+        let wish = LeaseRequest { holder: holder.clone(), address, subnet: request.subnet };
         let lease = self.hub.ask(|reply| Call::Lease(wish, reply)).await?;
         let planned = plan(&request, &lease, gateway.as_ref(), &ground, &self.bridge);
         let made = match planned {
@@ -478,6 +479,27 @@ fn check_names(container: &str, ifname: &str) -> Result<(), ApiError> {
         ErrorCode::BadRequest,
         format!("interface name `{ifname}` is not 1 to 15 characters without `/`, `:` and spaces"),
     ))
+}
+
+/// The IPv4 address that both wishes mean.
+fn wanted_address(request: &AttachRequest, ground: &Ground) -> Result<Option<Ipv4Addr>, ApiError> {
+    let Some(six) = request.address6 else { return Ok(request.address) };
+    let [.., a, b, c, d] = six.octets();
+    let four = Ipv4Addr::new(a, b, c, d);
+    let embedded = u128::from(ground.range6.network()) | u128::from(u32::from(four));
+    if u128::from(six) != embedded {
+        return Err(refusal(
+            ErrorCode::BadRequest,
+            format!("IPv6 address {six} is none of {} with an IPv4 address at its end", ground.range6),
+        ));
+    }
+    match request.address {
+        Some(other) if other != four => Err(refusal(
+            ErrorCode::BadRequest,
+            format!("IPv6 address {six} belongs to {four}, and {other} is wanted beside it"),
+        )),
+        Some(_) | None => Ok(Some(four)),
+    }
 }
 
 fn plan(

@@ -33,6 +33,7 @@ pub(crate) fn attach(client: &Client, args: AttachArgs, ui: &mut Ui) -> Result<(
         // As with the CNI plugin: `weaved` may see other mounts than the user does.
         netns: netns.path_for_others(),
         address,
+        address6: None,
         subnet,
         mtu: None,
         mac: None,

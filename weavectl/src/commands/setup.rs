@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use control::api::DEFAULT_SOCKET;
+use control::api::{DEFAULT_SOCKET, DEFAULT_STATE_DIR};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -94,6 +94,10 @@ fn network(socket: &Path, args: &SetupCniArgs) -> Value {
     if socket != Path::new(DEFAULT_SOCKET) {
         let socket = std::path::absolute(socket).unwrap_or_else(|_| socket.to_owned());
         weave["socket"] = json!(socket);
+    }
+    if let Some(state_dir) = args.state_dir.as_deref().filter(|path| *path != Path::new(DEFAULT_STATE_DIR)) {
+        let state_dir = std::path::absolute(state_dir).unwrap_or_else(|_| state_dir.to_owned());
+        weave["stateDir"] = json!(state_dir);
     }
     let mut plugins = vec![weave];
     // Host ports of containers; without it a runtime refuses containers that publish one.

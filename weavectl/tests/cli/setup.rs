@@ -84,10 +84,15 @@ fn host_ports_socket_and_name_are_in_the_network() {
     let directory = installed("one");
     fs::create_dir_all(directory.join("bin")).unwrap();
     fs::write(directory.join("bin/portmap"), "").unwrap();
-    setup(&directory, &["--socket", "/run/blue/weaved.sock", "--network", "blue"]).success();
+    setup(
+        &directory,
+        &["--socket", "/run/blue/weaved.sock", "--network", "blue", "--state-dir", "/var/lib/blue"],
+    )
+    .success();
     let written = network(&directory);
     assert_eq!(written["name"], "blue");
     assert_eq!(written["plugins"][0]["socket"], "/run/blue/weaved.sock");
+    assert_eq!(written["plugins"][0]["stateDir"], "/var/lib/blue");
     assert_eq!(written["plugins"][1]["type"], "portmap");
     let refused = setup(&directory, &["--network", "two words"]).failure(2).to_owned();
     assert!(refused.contains("two words"), "{refused}");

@@ -1,0 +1,5 @@
+//! Real container engines on the fabric.
+
+mod containerd;
+mod cri;
+mod podman;
