@@ -1,25 +1,14 @@
 //! A blocking client of the control socket: one method for each call, a deadline on every one.
 //!
-//! It runs a single-threaded runtime of its own, so that a caller need not know that there is one, and makes a connection for each
-//! call: a caller makes few, and `weaved` may restart between two of them.
+//! It makes a connection for each call: a caller makes few, and `weaved` may restart between two of them.
 
 use std::borrow::Cow;
-use std::future::Future;
-use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Bytes;
-use hyper::client::conn::http1;
-use hyper::{Method, Request, StatusCode, header};
-use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
-use tokio::net::UnixStream;
-use tokio::runtime::Runtime;
-use tokio::time::{sleep, timeout};
 
 use crate::api::{
     AttachRequest, Attachment, CheckRequest, Connections, DetachAnswer, DetachRequest, ErrorBody, Exposure,
@@ -29,13 +18,8 @@ use crate::api::{
 };
 use crate::audit::{IpamAudit, IpamHistory};
 use crate::error::ClientError;
+use crate::http::{Answer, Http, Request, Verb};
 use crate::lease::{LeaseAnswer, LeaseRequest, ReleaseAnswer, ReleaseRequest};
-
-/// How long `weaved` may take to accept. It accepts from a loop that does nothing slow, so this is generous.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
-
-/// How long between two tries while the socket's backlog is full.
-const BACKLOG_RETRY: Duration = Duration::from_millis(10);
 
 /// How long an answer may take that is put together from memory.
 const LOOK: Duration = Duration::from_secs(5);
@@ -49,22 +33,17 @@ const ATTACH: Duration = Duration::from_secs(15);
 /// How long it may take to enter or leave a fabric: passwords are stretched on purpose, and containers are detached one by one.
 const FABRIC: Duration = Duration::from_secs(30);
 
-/// Longest answer that is read. A report of a fabric of ten thousand peers stays below a third of it.
-const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
-
 /// Longest piece of an answer that is quoted in an error.
 const MAX_QUOTE_CHARS: usize = 200;
 
 /// A client of one `weaved`.
 pub struct Client {
-    socket: PathBuf,
-    runtime: Runtime,
-    cap: Option<Duration>,
+    http: Http,
 }
 
 /// One call of the API.
 struct Call {
-    method: Method,
+    verb: Verb,
     path: Cow<'static, str>,
     deadline: Duration,
 }
@@ -72,21 +51,17 @@ struct Call {
 impl Client {
     /// A client of the `weaved` that listens on `socket`. Connects with each call only.
     pub fn new(socket: impl Into<PathBuf>) -> Result<Client, ClientError> {
-        let socket = socket.into();
-        match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
-            Ok(runtime) => Ok(Client { socket, runtime, cap: None }),
-            Err(source) => Err(ClientError::Io { path: socket, source }),
-        }
+        Ok(Client { http: Http::new(socket)? })
     }
 
     /// The same, with no deadline longer than `cap`.
     pub fn capped(self, cap: Duration) -> Client {
-        Client { cap: Some(cap), ..self }
+        Client { http: self.http.capped(cap) }
     }
 
     /// The socket.
     pub fn socket(&self) -> &Path {
-        &self.socket
+        self.http.socket()
     }
 
     /// `GET /status`
@@ -111,15 +86,15 @@ impl Client {
 
     /// `GET /ipam/audit`
     pub fn ipam_audit(&self) -> Result<IpamAudit, ClientError> {
-        let call = Call { method: Method::GET, path: "/ipam/audit".into(), deadline: CHANGE };
-        decode(&call, self.exchange(&call, Bytes::new())?)
+        let call = Call { verb: Verb::Get, path: "/ipam/audit".into(), deadline: CHANGE };
+        decode(&call, self.exchange(&call, Vec::new())?)
     }
 
     /// `GET /ipam/history/ADDRESS`
     pub fn ipam_history(&self, address: Ipv4Addr) -> Result<IpamHistory, ClientError> {
         let path = format!("/ipam/history/{address}").into();
-        let call = Call { method: Method::GET, path, deadline: CHANGE };
-        decode(&call, self.exchange(&call, Bytes::new())?)
+        let call = Call { verb: Verb::Get, path, deadline: CHANGE };
+        decode(&call, self.exchange(&call, Vec::new())?)
     }
 
     /// `GET /targets`
@@ -228,8 +203,8 @@ impl Client {
     }
 
     fn get<A: DeserializeOwned>(&self, path: &'static str) -> Result<A, ClientError> {
-        let call = Call { method: Method::GET, path: path.into(), deadline: LOOK };
-        decode(&call, self.exchange(&call, Bytes::new())?)
+        let call = Call { verb: Verb::Get, path: path.into(), deadline: LOOK };
+        decode(&call, self.exchange(&call, Vec::new())?)
     }
 
     fn post<R: Serialize, A: DeserializeOwned>(
@@ -238,7 +213,7 @@ impl Client {
         deadline: Duration,
         request: &R,
     ) -> Result<A, ClientError> {
-        let call = Call { method: Method::POST, path: path.into(), deadline };
+        let call = Call { verb: Verb::Post, path: path.into(), deadline };
         let body = call.body(request)?;
         decode(&call, self.exchange(&call, body)?)
     }
@@ -250,43 +225,20 @@ impl Client {
         deadline: Duration,
         request: &R,
     ) -> Result<(), ClientError> {
-        let call = Call { method: Method::POST, path: path.into(), deadline };
+        let call = Call { verb: Verb::Post, path: path.into(), deadline };
         let body = call.body(request)?;
-        let (status, answer) = self.exchange(&call, body)?;
-        if status.is_success() {
+        let answer = self.exchange(&call, body)?;
+        if answer.is_success() {
             return Ok(());
         }
-        decode::<IgnoredAny>(&call, (status, answer)).map(|_| ())
+        decode::<IgnoredAny>(&call, answer).map(|_| ())
     }
 
-    fn exchange(&self, call: &Call, body: Bytes) -> Result<(StatusCode, Bytes), ClientError> {
-        self.runtime.block_on(async {
-            let stream = self.open().await?;
-            let deadline = self.capped_to(call.deadline);
-            match timeout(deadline, ask(call, stream, body)).await {
-                Ok(answer) => answer,
-                Err(_) => Err(ClientError::Timeout { call: call.name(), after: deadline }),
-            }
-        })
-    }
-
-    async fn open(&self) -> Result<UnixStream, ClientError> {
-        let after = self.capped_to(CONNECT_DEADLINE);
-        let path = self.socket.clone();
-        match within(after, connect(&self.socket)).await {
-            None => Err(ClientError::ConnectTimeout { path, after }),
-            Some(Ok(stream)) => Ok(stream),
-            Some(Err(source)) => Err(match source.kind() {
-                ErrorKind::NotFound => ClientError::SocketMissing { path },
-                ErrorKind::ConnectionRefused => ClientError::NotRunning { path },
-                ErrorKind::PermissionDenied => ClientError::PermissionDenied { path },
-                _ => ClientError::Io { path, source },
-            }),
-        }
-    }
-
-    fn capped_to(&self, deadline: Duration) -> Duration {
-        self.cap.map_or(deadline, |cap| cap.min(deadline))
+    fn exchange(&self, call: &Call, body: Vec<u8>) -> Result<Answer, ClientError> {
+        self.http.exchange(
+            &Request { verb: call.verb, host: "weaved", path: &call.whole_path(), deadline: call.deadline },
+            body,
+        )
     }
 }
 
@@ -297,12 +249,16 @@ struct Empty {}
 impl Call {
     /// As errors name it.
     fn name(&self) -> String {
-        format!("{} {PREFIX}{}", self.method, self.path)
+        format!("{} {PREFIX}{}", self.verb, self.path)
     }
 
-    fn body<R: Serialize>(&self, request: &R) -> Result<Bytes, ClientError> {
+    fn whole_path(&self) -> String {
+        format!("{PREFIX}{}", self.path)
+    }
+
+    fn body<R: Serialize>(&self, request: &R) -> Result<Vec<u8>, ClientError> {
         match serde_json::to_vec(request) {
-            Ok(bytes) => Ok(bytes.into()),
+            Ok(bytes) => Ok(bytes),
             Err(error) => Err(ClientError::Protocol {
                 call: self.name(),
                 reason: format!("the request cannot be written: {error}"),
@@ -311,63 +267,19 @@ impl Call {
     }
 }
 
-/// Connect; while the backlog is full the kernel says `EAGAIN` to a non-blocking socket, and there is nothing to wait on.
-async fn connect(socket: &Path) -> std::io::Result<UnixStream> {
-    loop {
-        match UnixStream::connect(socket).await {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => sleep(BACKLOG_RETRY).await,
-            other => return other,
-        }
-    }
-}
-
-async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
-    timeout(limit, future).await.ok()
-}
-
-async fn ask(call: &Call, stream: UnixStream, body: Bytes) -> Result<(StatusCode, Bytes), ClientError> {
-    let closed = |error: hyper::Error| ClientError::Closed { call: call.name(), reason: error.to_string() };
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(closed)?;
-    // Errors of the connection come back through the request as well.
-    tokio::spawn(connection);
-    let request = Request::builder()
-        .method(call.method.clone())
-        .uri(format!("{PREFIX}{}", call.path))
-        .header(header::HOST, "weaved")
-        .header(header::CONTENT_TYPE, "application/json")
-        .body(Full::new(body))
-        .map_err(|error| ClientError::Protocol { call: call.name(), reason: error.to_string() })?;
-    let response = sender.send_request(request).await.map_err(|error| {
-        if error.is_parse() {
-            ClientError::Protocol { call: call.name(), reason: format!("not HTTP: {error}") }
-        } else {
-            closed(error)
-        }
-    })?;
-    let status = response.status();
-    match Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await {
-        Ok(collected) => Ok((status, collected.to_bytes())),
-        Err(error) if error.is::<LengthLimitError>() => Err(ClientError::Protocol {
+fn decode<A: DeserializeOwned>(call: &Call, answer: Answer) -> Result<A, ClientError> {
+    let body = &answer.body;
+    if answer.is_success() {
+        return serde_json::from_slice(body).map_err(|error| ClientError::Protocol {
             call: call.name(),
-            reason: format!("it is longer than {MAX_ANSWER_BYTES} bytes"),
-        }),
-        Err(error) => Err(ClientError::Closed { call: call.name(), reason: error.to_string() }),
-    }
-}
-
-fn decode<A: DeserializeOwned>(call: &Call, answer: (StatusCode, Bytes)) -> Result<A, ClientError> {
-    let (status, body) = answer;
-    if status.is_success() {
-        return serde_json::from_slice(&body).map_err(|error| ClientError::Protocol {
-            call: call.name(),
-            reason: format!("{error} in `{}`", quote(&body)),
+            reason: format!("{error} in `{}`", quote(body)),
         });
     }
-    match serde_json::from_slice::<ErrorBody>(&body) {
+    match serde_json::from_slice::<ErrorBody>(body) {
         Ok(body) => Err(ClientError::Api(body.error)),
         Err(_) => Err(ClientError::Protocol {
             call: call.name(),
-            reason: format!("status {} with `{}`", status.as_u16(), quote(&body)),
+            reason: format!("status {} with `{}`", answer.status, quote(body)),
         }),
     }
 }
