@@ -252,7 +252,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   weavectl setup cni
-  weavectl setup cni --bin-dir /usr/lib/cni --network pods")]
+  weavectl setup docker")]
     #[command(subcommand_required = true, arg_required_else_help = true)]
     Setup {
         /// What is set up
@@ -339,6 +339,37 @@ Examples:
   weavectl setup cni --bin-dir /usr/lib/cni
   weavectl --socket /run/blue/weaved.sock setup cni --network blue --conf-dir /etc/blue/net.d")]
     Cni(SetupCniArgs),
+    /// Make a network of the fabric in Docker
+    ///
+    /// Asks Docker for a network of the driver that `weaved` is, with the fabric's whole range: its containers reach all others of the
+    /// fabric. To be run on each host. Running it again changes nothing.
+    #[command(after_help = "\
+Examples:
+  weavectl setup docker && docker run --network weave ...
+  weavectl setup docker --network backend --subnet 10.32.5.0/24 --internal")]
+    Docker(SetupDockerArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct SetupDockerArgs {
+    /// Name of the network
+    #[arg(long, value_name = "NAME", default_value = "weave", value_parser = network_name)]
+    pub(crate) network: String,
+    /// Part of the fabric's range for its containers, which are routed to no other [default: the whole range]
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) subnet: Option<Ipv4Net>,
+    /// Give containers IPv6 addresses too
+    #[arg(long)]
+    pub(crate) ipv6: bool,
+    /// Give containers no way out of the fabric
+    #[arg(long)]
+    pub(crate) internal: bool,
+    /// Socket of Docker
+    #[arg(long, value_name = "PATH", default_value = "/run/docker.sock")]
+    pub(crate) docker_socket: PathBuf,
+    /// Name of the driver: that of the socket which weaved serves
+    #[arg(long, value_name = "NAME", default_value = "weave")]
+    pub(crate) driver: String,
 }
 
 #[derive(Debug, ClapArgs)]

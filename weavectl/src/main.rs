@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod daemon;
+mod engine;
 mod failure;
 mod program;
 mod render;

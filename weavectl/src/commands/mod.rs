@@ -1,6 +1,7 @@
 //! What each command does: ask `weaved`, hand the answer to the renderer, choose the exit code.
 
 mod attach;
+mod docker;
 mod fabric;
 mod ping;
 mod setup;
@@ -61,6 +62,7 @@ pub(crate) fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
             clap_complete::generate(shell, &mut Args::command(), "weavectl", &mut script);
             ui.raw(&script)?;
         }
+        Command::Setup { what: Setup::Docker(args) } => docker::setup(&client, &args, ui)?,
         Command::Setup { what: Setup::Cni(args) } => setup::cni(client.socket(), &args, ui)?,
         Command::Version => version(&client, ui)?,
     }

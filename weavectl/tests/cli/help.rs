@@ -5,7 +5,7 @@ use expect_test::expect_file;
 use crate::run::weavectl;
 
 /// Every command that a person can type.
-const COMMANDS: [&str; 26] = [
+const COMMANDS: [&str; 27] = [
     "up",
     "join",
     "token",
@@ -30,6 +30,7 @@ const COMMANDS: [&str; 26] = [
     "ping",
     "setup",
     "setup cni",
+    "setup docker",
     "completions",
     "version",
 ];
