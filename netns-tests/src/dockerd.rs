@@ -15,7 +15,6 @@ use crate::command::Output;
 use crate::host::Host;
 use crate::image::busybox_tar;
 use crate::programs::require_tools;
-use crate::text::tail;
 use crate::wait::until;
 
 /// The client that comes with Debian's daemon; another one in `PATH` may be too new for it.
@@ -188,13 +187,12 @@ impl Dockerd {
         self.signal(Signal::TERM)
     }
 
-    /// The end of its log.
+    /// The end of its log, without what is only information.
     pub fn log_tail(&self) -> String {
-        format!(
-            "--- end of the log of dockerd of {} ---\n{}",
-            self.host.nickname(),
-            tail(&self.log(), LOG_LINES)
-        )
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().filter(|line| !line.contains("level=info")).collect();
+        let last = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
+        format!("--- end of the log of dockerd of {} ---\n{last}", self.host.nickname())
     }
 
     fn is_ready(&self) -> bool {

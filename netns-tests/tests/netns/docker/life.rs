@@ -158,6 +158,37 @@ fn subnets_ipv6_and_internal_networks() {
 }
 
 #[test]
+fn setup_makes_the_network_once() {
+    dockers(2, |lab, dockers| {
+        for (host, docker) in lab.hosts().iter().zip(dockers) {
+            let socket = docker.socket().display().to_string();
+            let setup = |more: &[&str]| {
+                host.weavectl(&[&["setup", "docker", "--docker-socket", &socket], more].concat())
+            };
+            let made = setup(&[])?;
+            same("says", &made.stdout.starts_with("made network `weave` of 10.32.0.0/12"), &true)
+                .context(made.text())?;
+            let again = setup(&[])?;
+            same("again", &again.stdout.starts_with("is there: network"), &true).context(again.text())?;
+            let other = setup(&["--subnet", "10.32.5.0/24"])?;
+            same("another subnet under the same name", &other.code, &Some(8)).context(other.text())?;
+            let outside = setup(&["--network", "outside", "--subnet", "192.168.5.0/24"])?;
+            same("a subnet outside", &outside.code, &Some(2)).context(outside.text())?;
+            let driver = setup(&["--network", "other", "--driver", "no-such-driver"])?;
+            same("no such driver", &driver.code, &Some(7)).context(driver.text())?;
+            let both = setup(&["--network", "both", "--ipv6", "--internal", "--subnet", "10.32.6.0/24"])?;
+            same("with IPv6", &both.success(), &true).context(both.text())?;
+            start(docker, "one", "weave", &[])?;
+        }
+        reaches(&dockers[0], "one", &address(&dockers[1], "one", "weave")?.to_string())?;
+        dockers[1].stop()?;
+        let socket = dockers[1].socket().display().to_string();
+        let away = lab.host(2).weavectl(&["setup", "docker", "--docker-socket", &socket])?;
+        same("without Docker", &away.code, &Some(3)).context(away.text())
+    });
+}
+
+#[test]
 fn docker_may_come_last_and_go_first() {
     hosts(2, |lab| {
         let dockers: Vec<Dockerd> = lab.hosts().iter().map(Dockerd::prepare).collect::<Result<_>>()?;
@@ -261,7 +292,7 @@ fn running(docker: &Dockerd, name: &str) -> Result<()> {
 }
 
 /// Neither addresses nor interfaces nor records are left of Docker's.
-fn nothing_of_docker(host: &lab::Host) -> Result<()> {
+pub(crate) fn nothing_of_docker(host: &lab::Host) -> Result<()> {
     let ipam = host.json(&["status", "ipam"])?;
     let left = ipam["leases"].as_array().context("no leases")?;
     if let Some(lease) = left.iter().find(|lease| lease.to_string().contains("docker:")) {

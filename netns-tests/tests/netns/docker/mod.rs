@@ -1,4 +1,6 @@
 //! Docker itself on two or three hosts, with its networks on the fabric.
 
 mod life;
+mod many;
+mod replay;
 mod support;

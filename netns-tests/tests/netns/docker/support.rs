@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use lab::{Dockerd, IMAGE, Lab, until};
 
 use crate::support::{SETTLE, hosts};
@@ -18,7 +18,8 @@ pub(crate) fn dockers(count: usize, body: impl FnOnce(&Lab, &[Dockerd]) -> Resul
 
 /// A failure with the ends of the daemons' logs.
 pub(crate) fn explained(dockers: &[Dockerd], result: Result<()>) -> Result<()> {
-    result.with_context(|| dockers.iter().map(Dockerd::log_tail).collect::<Vec<_>>().join("\n"))
+    let logs = || dockers.iter().map(Dockerd::log_tail).collect::<Vec<_>>().join("\n");
+    result.map_err(|error| anyhow!("{error:#}\n{}", logs()))
 }
 
 /// Starts the routers and makes a fabric of them.
