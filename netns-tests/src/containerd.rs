@@ -6,11 +6,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
 
 use crate::command::{Output, run_ok};
 use crate::host::Host;
 use crate::image::busybox_tar;
+use crate::leftovers;
 use crate::plugins::install;
 use crate::programs::require_tools;
 use crate::text::tail;
@@ -147,20 +147,10 @@ impl Drop for Containerd {
     }
 }
 
-/// Kills the containers of a daemon whose folder this is: they live in namespaces of their own and outlive everything else.
+/// Kills the containers of a daemon whose folder this is.
 pub(crate) fn end_containers(dir: &Path) {
-    let namespaces = fs::read_dir(dir.join(TASKS)).into_iter().flatten().flatten();
-    for entry in
-        namespaces.flat_map(|namespace| fs::read_dir(namespace.path()).into_iter().flatten().flatten())
-    {
-        let id = entry.file_name().to_string_lossy().into_owned();
-        let pid = fs::read_to_string(entry.path().join("init.pid")).unwrap_or_default();
-        let Some(pid) = pid.trim().parse().ok().and_then(Pid::from_raw) else { continue };
-        let proc = Path::new("/proc").join(pid.as_raw_nonzero().to_string());
-        // The number may be somebody else's by now.
-        if fs::read_to_string(proc.join("cgroup")).is_ok_and(|text| text.contains(&id)) {
-            let _gone = kill_process(pid, Signal::KILL);
-        }
+    for namespace in ["default", "k8s.io"] {
+        leftovers::end_containers(&dir.join(TASKS).join(namespace), &["init.pid"]);
     }
 }
 

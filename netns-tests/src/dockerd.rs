@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::command::Output;
 use crate::host::Host;
 use crate::image::busybox_tar;
+use crate::leftovers;
 use crate::programs::require_tools;
 use crate::wait::until;
 
@@ -251,16 +252,7 @@ impl Drop for Dockerd {
     }
 }
 
-/// Kills the containers of a daemon whose folder this is: they live in namespaces of their own and outlive everything else.
+/// Kills the containers of a daemon whose folder this is.
 pub(crate) fn end_containers(dir: &Path) {
-    for entry in fs::read_dir(dir.join(TASKS)).into_iter().flatten().flatten() {
-        let id = entry.file_name().to_string_lossy().into_owned();
-        let pid = fs::read_to_string(entry.path().join("init.pid")).unwrap_or_default();
-        let Some(pid) = pid.trim().parse().ok().and_then(Pid::from_raw) else { continue };
-        let proc = Path::new("/proc").join(pid.as_raw_nonzero().to_string());
-        // The number may be somebody else's by now.
-        if fs::read_to_string(proc.join("cgroup")).is_ok_and(|text| text.contains(&id)) {
-            let _gone = kill_process(pid, Signal::KILL);
-        }
-    }
+    leftovers::end_containers(&dir.join(TASKS), &["init.pid"]);
 }

@@ -17,6 +17,7 @@ mod idle;
 mod image;
 mod iperf;
 mod lab;
+mod leftovers;
 mod loss;
 mod netns;
 mod packet;

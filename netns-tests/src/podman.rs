@@ -6,11 +6,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
 
 use crate::command::Output;
 use crate::host::Host;
 use crate::image::busybox_tar;
+use crate::leftovers;
 use crate::plugins::install;
 use crate::programs::require_tools;
 
@@ -95,18 +95,7 @@ impl Drop for Podman {
     }
 }
 
-/// Kills what containers of an interrupted run are left; their names are known to the folder alone.
+/// Kills the containers of a folder.
 pub(crate) fn end_containers(dir: &Path) {
-    for entry in fs::read_dir(dir.join("run/vfs-containers")).into_iter().flatten().flatten() {
-        let id = entry.file_name().to_string_lossy().into_owned();
-        for file in ["conmon.pid", "pidfile"] {
-            let pid = fs::read_to_string(entry.path().join("userdata").join(file)).unwrap_or_default();
-            let Some(pid) = pid.trim().parse().ok().and_then(Pid::from_raw) else { continue };
-            let proc = Path::new("/proc").join(pid.as_raw_nonzero().to_string());
-            // The number may be somebody else's by now.
-            if fs::read_to_string(proc.join("cgroup")).is_ok_and(|text| text.contains(&id)) {
-                let _gone = kill_process(pid, Signal::KILL);
-            }
-        }
-    }
+    leftovers::end_containers(&dir.join("run/vfs-containers"), &["userdata/conmon.pid", "userdata/pidfile"]);
 }
