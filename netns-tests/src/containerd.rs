@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 use crate::command::{Output, run_ok};
 use crate::host::Host;
@@ -45,10 +46,26 @@ impl Containerd {
     /// # Errors
     /// When it is not installed, or does not start; with the end of its log.
     pub fn start(host: &Host) -> Result<Self> {
-        require_tools(&["containerd", "ctr", "runc", "podman", "busybox"])?;
         let dir = host.dir().join("containerd");
         let (plugins, networks) = install(host, &dir)?;
-        fs::write(dir.join("config.toml"), configuration(&dir, &plugins, &networks))
+        Self::launch(host, dir, &plugins, &networks)
+    }
+
+    /// The same with another network in the place of ours.
+    ///
+    /// # Errors
+    /// See above.
+    pub fn start_with(host: &Host, network: &Value) -> Result<Self> {
+        let dir = host.dir().join("containerd");
+        let (plugins, networks) = install(host, &dir)?;
+        fs::write(dir.join("net.d/10-weave.conflist"), network.to_string())
+            .context("cannot write the network")?;
+        Self::launch(host, dir, &plugins, &networks)
+    }
+
+    fn launch(host: &Host, dir: PathBuf, plugins: &str, networks: &str) -> Result<Self> {
+        require_tools(&["containerd", "ctr", "runc", "podman", "busybox"])?;
+        fs::write(dir.join("config.toml"), configuration(&dir, plugins, networks))
             .context("cannot configure containerd")?;
         let log = OpenOptions::new().create(true).append(true).open(dir.join("log"))?;
         // Mounts of its own, which go with it; `ctr` has fixed folders for plugins and networks.
