@@ -500,6 +500,10 @@ impl<K: Keys> Gossip<K> {
                     self.adjacency.touch();
                     self.send(peer, &Message::Prune);
                 }
+                mesh::Action::Accuse(peer) => {
+                    let change = self.membership.suspect(peer, self.me, now);
+                    self.settle(peer, change, None, now);
+                }
             }
         }
     }

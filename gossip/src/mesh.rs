@@ -44,6 +44,8 @@ pub enum Action {
     Prune(PeerId),
     /// It is no neighbour any more, by its own word. The session is kept.
     Unwatch(PeerId),
+    /// No way leads to it: the graph shows none, and it or somebody with it was dialled in vain.
+    Accuse(PeerId),
 }
 
 /// What the mesh needs to know of the world when it looks around.
@@ -68,6 +70,15 @@ pub struct Calm {
     pub members: bool,
 }
 
+/// Why a peer is passed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    /// The link to it did not come up.
+    NoAnswer,
+    /// It has neighbours enough.
+    TurnedAway,
+}
+
 /// How far to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
@@ -85,7 +96,8 @@ pub struct Mesh {
     dialling: BTreeMap<PeerId, Instant>,
     /// No neighbours, and when their sessions are given up.
     lingering: BTreeMap<PeerId, Instant>,
-    avoided: BTreeMap<PeerId, Instant>,
+    /// Until when, and why.
+    avoided: BTreeMap<PeerId, (Instant, Refusal)>,
     next_look: Instant,
     next_reconnect: Instant,
     next_bridge: Instant,
@@ -186,7 +198,7 @@ impl Mesh {
         if !self.wants(peer) {
             return Vec::new();
         }
-        self.avoid(peer, now);
+        self.avoid(peer, Refusal::TurnedAway, now);
         self.neighbours.remove(&peer);
         self.dialling.remove(&peer);
         self.lingering.insert(peer, now + LINGER);
@@ -202,7 +214,7 @@ impl Mesh {
     /// Somebody may be worth a link: looks around soon instead of at the next interval.
     pub fn look_soon(&mut self, now: Instant) {
         self.next_look = self.next_look.min(now);
-        self.avoided.retain(|_, until| *until > now);
+        self.avoided.retain(|_, (until, _)| *until > now);
     }
 
     /// When [`Mesh::handle_timeout`] has something to do.
@@ -222,7 +234,7 @@ impl Mesh {
             return Vec::new();
         }
         self.next_look = now + rng.jitter(self.look_interval);
-        self.avoided.retain(|_, until| *until > now);
+        self.avoided.retain(|_, (until, _)| *until > now);
         let mut actions = self.shed(rng);
         actions.extend(self.end_lingering(now));
         self.pass_over(calm, now, rng);
@@ -231,6 +243,7 @@ impl Mesh {
         }
         let view = view(if self.next_bridge <= now { Scope::Graph } else { Scope::Peers });
         actions.extend(self.give_up_dialling(now, &view));
+        actions.extend(self.accuse(rng, &view));
         actions.extend(self.fill(now, rng, &view));
         actions.extend(self.bridge(now, rng, &view));
         actions.extend(self.reconnect(now, rng, &view));
@@ -261,12 +274,12 @@ impl Mesh {
             self.dialling.iter().filter(|(_, until)| **until <= now).map(|(&peer, _)| peer).collect();
         let mut actions = Vec::new();
         for peer in late {
+            self.avoid(peer, Refusal::NoAnswer, now);
             let alive = view.alive.contains(&peer);
             if alive && !view.alive.iter().any(|other| self.is_open(*other)) {
                 self.dialling.insert(peer, now + self.patience);
                 continue;
             }
-            self.avoid(peer, now);
             actions.extend(self.let_go(peer, now));
         }
         actions
@@ -279,6 +292,27 @@ impl Mesh {
         rng.shuffle(&mut open);
         let chosen = open.into_iter().take(self.target.saturating_sub(have));
         chosen.flat_map(|peer| self.seek(peer, now, view)).collect()
+    }
+
+    /// Accuses peers on the far side after one there was dialled in vain. Only neighbours are probed, and whoever has none on this side
+    /// would be taken for alive as long as a partition lasts. All on this side find that out at the same time, so each accuses its share of
+    /// them, twice over for those who do not. Who is not cut off hears of it and contradicts.
+    fn accuse(&self, rng: &mut Rng, view: &View) -> Vec<Action> {
+        let alive: BTreeSet<PeerId> = view.alive.iter().copied().collect();
+        let far = view.cut_off.iter().copied();
+        let mut far: Vec<PeerId> =
+            far.filter(|peer| alive.contains(peer) && !view.linked.contains(peer)).collect();
+        let in_vain =
+            |peer: &PeerId| self.avoided.get(peer).is_some_and(|(_, why)| *why == Refusal::NoAnswer);
+        if !far.iter().any(in_vain) {
+            return Vec::new();
+        }
+        rng.shuffle(&mut far);
+        far.sort_by_key(|peer| !in_vain(peer));
+        let near = alive.len() - far.len() + 1;
+        let tried = far.iter().filter(|peer| in_vain(peer)).count();
+        far.truncate(tried.max((2 * far.len()).div_ceil(near)));
+        far.into_iter().map(Action::Accuse).collect()
     }
 
     /// Looks for one neighbour on the far side when the graph shows that it fell apart.
@@ -333,13 +367,13 @@ impl Mesh {
         if had { vec![Action::Drop(peer)] } else { Vec::new() }
     }
 
-    fn avoid(&mut self, peer: PeerId, now: Instant) {
+    fn avoid(&mut self, peer: PeerId, why: Refusal, now: Instant) {
         if self.avoided.len() >= MAX_AVOIDED
-            && let Some((&first, _)) = self.avoided.iter().min_by_key(|(_, until)| **until)
+            && let Some((&first, _)) = self.avoided.iter().min_by_key(|(_, (until, _))| *until)
         {
             self.avoided.remove(&first);
         }
-        self.avoided.insert(peer, now + AVOID);
+        self.avoided.insert(peer, (now + AVOID, why));
     }
 
     /// Puts off the looks that can find nothing. A graph that was found whole and has not changed since is looked at no more.
@@ -438,6 +472,26 @@ mod tests {
         assert_eq!(look(&mut mesh, &mut rng, now, View::default()), []);
         assert_eq!(look(&mut mesh, &mut rng, now + LINGER, View::default()), [Action::Drop(id(3))]);
         assert!(!mesh.wants(id(3)));
+    }
+
+    #[test]
+    fn accuses_its_share_of_the_far_side_after_a_dial_in_vain() {
+        let (mut mesh, mut rng, start) = start();
+        let view = |near: u8| View {
+            alive: (1..=near).chain(20..40).map(id).collect(),
+            cut_off: (20..40).map(id).collect(),
+            linked: (1..=near).map(id).collect(),
+            ..View::default()
+        };
+        let accused = |actions: &[Action]| actions.iter().filter(|a| matches!(a, Action::Accuse(_))).count();
+        let mut now = start + BRIDGE_INTERVAL * 2;
+        assert_eq!(accused(&look(&mut mesh, &mut rng, now, view(9))), 0, "nobody was dialled yet");
+        assert!(mesh.dialling.keys().any(|peer| *peer >= id(20)));
+        let far = mesh.dialling.len();
+        now += mesh.patience + BRIDGE_INTERVAL;
+        assert_eq!(accused(&look(&mut mesh, &mut rng, now, view(9))), far.max(2 * 20 / 10));
+        now += BRIDGE_INTERVAL;
+        assert_eq!(accused(&look(&mut mesh, &mut rng, now, view(0))), 20, "alone, all of them");
     }
 
     #[test]
