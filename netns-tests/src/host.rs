@@ -88,12 +88,12 @@ impl Host {
 
     /// Its IPv4 address on the underlay.
     pub fn address(&self) -> Ipv4Addr {
-        Ipv4Addr::new(10, 77, 0, u8::try_from(self.inner.index).unwrap_or(u8::MAX))
+        address(self.inner.index)
     }
 
     /// Its IPv6 address on the underlay.
     pub fn address6(&self) -> Ipv6Addr {
-        Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, u16::try_from(self.inner.index).unwrap_or(u16::MAX))
+        address6(self.inner.index)
     }
 
     /// Where its router keeps its state.
@@ -131,8 +131,17 @@ impl Host {
     /// # Errors
     /// When it ends or does not answer, with the end of its log.
     pub fn start_weaved(&self, args: &[&str]) -> Result<()> {
+        self.spawn_with(args)?;
+        self.wait_ready()
+    }
+
+    /// Starts the router with these arguments without waiting for it. Later restarts repeat them.
+    ///
+    /// # Errors
+    /// When it runs already or cannot be started.
+    pub fn spawn_with(&self, args: &[&str]) -> Result<()> {
         *lock(&self.inner.args) = args.iter().map(|arg| (*arg).to_owned()).collect();
-        self.start_again()
+        self.spawn_weaved()
     }
 
     /// Starts the router with the arguments of the last start.
@@ -141,6 +150,14 @@ impl Host {
     /// See above.
     pub fn start_again(&self) -> Result<()> {
         self.spawn_weaved()?;
+        self.wait_ready()
+    }
+
+    /// Waits until a router that was started takes requests.
+    ///
+    /// # Errors
+    /// When it ends or does not answer, with the end of its log.
+    pub fn wait_ready(&self) -> Result<()> {
         let waited = until(START_LIMIT, &format!("weaved of {} takes requests", self.nickname()), || {
             if UnixStream::connect(self.socket()).is_ok() {
                 return Some(None);
@@ -371,6 +388,16 @@ impl Host {
     pub fn log_mark(&self) -> u64 {
         File::open(self.log()).and_then(|file| file.metadata()).map_or(0, |meta| meta.len())
     }
+}
+
+/// Address of a host by number. An underlay has no more than a /24 of them.
+pub(crate) fn address(index: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 77, 0, u8::try_from(index).unwrap_or(u8::MAX))
+}
+
+/// The same for IPv6.
+pub(crate) fn address6(index: usize) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, u16::try_from(index).unwrap_or(u16::MAX))
 }
 
 /// A panic of another thread of a test does not make the child process less ours.

@@ -153,6 +153,15 @@ impl Lab {
         self.hosts.iter().try_for_each(|host| host.start_weaved(args))
     }
 
+    /// The same at once, for many hosts.
+    ///
+    /// # Errors
+    /// When one does not start.
+    pub fn start_together(&self, args: &[&str]) -> Result<()> {
+        self.hosts.iter().try_for_each(|host| host.spawn_with(args))?;
+        self.hosts.iter().try_for_each(Host::wait_ready)
+    }
+
     /// Waits until every router counts every other among the living.
     ///
     /// # Errors

@@ -32,6 +32,7 @@ mod threads;
 mod traffic;
 mod udp;
 mod usage;
+mod views;
 mod wait;
 mod wire;
 
@@ -60,5 +61,6 @@ pub use threads::{ThreadUsage, Threads};
 pub use traffic::{Ping, PingReport, Pinger, ping_until_answered};
 pub use udp::{Lockstep, LockstepReport, Pace, Stream, StreamReport};
 pub use usage::{MachineTime, Usage};
+pub use views::{View, Views};
 pub use wait::{POLL, until};
 pub use wire::{Segments, Wire};

@@ -45,6 +45,11 @@ impl Threads {
         Ok(Self { at, threads })
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.threads.len()
+    }
+
     /// The time since an earlier moment, and what each thread used in it, the busiest first.
     pub fn since(&self, before: &Self) -> (Duration, Vec<ThreadUsage>) {
         let used = self.threads.iter().map(|(id, now)| match before.threads.get(id) {

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use crate::host::{address, address6};
 use crate::netns::NetNs;
 
 /// Whether packets longer than the MTU cross the wire whole.
@@ -40,9 +41,9 @@ impl Wire {
     /// # Errors
     /// When `nft` refuses.
     pub fn lose_per_mille(&self, per_mille: u32) -> Result<()> {
-        self.replace(&format!(
-            "meta l4proto udp numgen random mod 1000 < {per_mille} counter name {LOST} drop"
-        ))
+        let bridged =
+            format!("meta l4proto udp numgen random mod 1000 < {per_mille} counter name {LOST} drop");
+        self.replace(&Rules { bridged, routed: String::new() })
     }
 
     /// Datagrams lost on purpose so far.
@@ -58,12 +59,35 @@ impl Wire {
     /// # Errors
     /// When `nft` refuses.
     pub fn cut(&self, pairs: &[(usize, usize)]) -> Result<()> {
-        let rules: Vec<String> = pairs
-            .iter()
-            .flat_map(|(a, b)| [(a, b), (b, a)])
-            .map(|(from, to)| format!("iifname \"p{from}\" oifname \"p{to}\" drop"))
-            .collect();
-        self.replace(&rules.join("\n"))
+        let both = pairs.iter().flat_map(|(a, b)| [(a, b), (b, a)]);
+        let rules = both.map(|(from, to)| Rules {
+            bridged: format!("iifname \"p{from}\" oifname \"p{to}\" drop\n"),
+            routed: format!(
+                "ip saddr {} ip daddr {} drop\nip6 saddr {} ip6 daddr {} drop\n",
+                address(*from),
+                address(*to),
+                address6(*from),
+                address6(*to)
+            ),
+        });
+        self.replace(&rules.collect())
+    }
+
+    /// Lets nothing pass between these hosts and all others, in both directions, and forgets earlier rules.
+    ///
+    /// # Errors
+    /// When `nft` refuses.
+    pub fn split(&self, minority: &[usize]) -> Result<()> {
+        let set = |name: &dyn Fn(usize) -> String| {
+            format!("{{ {} }}", minority.iter().map(|host| name(*host)).collect::<Vec<_>>().join(", "))
+        };
+        let between = |from: &str, to: &str, set: &str| {
+            format!("{from} {set} {to} != {set} drop\n{from} != {set} {to} {set} drop\n")
+        };
+        let bridged = between("iifname", "oifname", &set(&|host| format!("\"p{host}\"")));
+        let mut routed = between("ip saddr", "ip daddr", &set(&|host| address(host).to_string()));
+        routed += &between("ip6 saddr", "ip6 daddr", &set(&|host| address6(host).to_string()));
+        self.replace(&Rules { bridged, routed })
     }
 
     /// Forgets all rules.
@@ -71,13 +95,35 @@ impl Wire {
     /// # Errors
     /// When `nft` refuses.
     pub fn heal(&self) -> Result<()> {
-        self.replace("")
+        self.replace(&Rules::default())
     }
 
-    fn replace(&self, rules: &str) -> Result<()> {
-        self.switch.nft(&format!(
-            "table bridge lab\ndelete table bridge lab\ntable bridge lab {{\ncounter {LOST} {{ }}\n\
-             chain forward {{\ntype filter hook forward priority 0; policy accept;\n{rules}\n}}\n}}\n"
-        ))
+    fn replace(&self, rules: &Rules) -> Result<()> {
+        let table = |family: &str, counters: &str, rules: &str| {
+            format!(
+                "table {family} lab\ndelete table {family} lab\ntable {family} lab {{\n{counters}\n\
+                 chain forward {{\ntype filter hook forward priority 0; policy accept;\n{rules}\n}}\n}}\n"
+            )
+        };
+        self.switch.nft(
+            &(table("bridge", &format!("counter {LOST} {{ }}"), &rules.bridged)
+                + &table("inet", "", &rules.routed)),
+        )
+    }
+}
+
+/// What the switch drops, as a bridge and as a router: a packet takes one of the two ways.
+#[derive(Debug, Default)]
+struct Rules {
+    bridged: String,
+    routed: String,
+}
+
+impl FromIterator<Rules> for Rules {
+    fn from_iter<I: IntoIterator<Item = Rules>>(all: I) -> Self {
+        all.into_iter().fold(Self::default(), |sum, one| Self {
+            bridged: sum.bridged + &one.bridged,
+            routed: sum.routed + &one.routed,
+        })
     }
 }

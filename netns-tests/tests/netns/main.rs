@@ -15,6 +15,7 @@ mod docker;
 mod engines;
 mod fabric;
 mod firewall;
+mod fleet;
 mod frames;
 mod lab_itself;
 mod lease;

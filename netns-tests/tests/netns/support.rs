@@ -52,6 +52,12 @@ pub(crate) fn alone(count: usize, body: impl FnOnce(&Lab) -> Result<()>) {
     judge(Lab::new(count), body);
 }
 
+/// The same on an underlay that is not the usual one.
+pub(crate) fn alone_on(config: LabConfig, body: impl FnOnce(&Lab) -> Result<()>) {
+    let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
+    judge(Lab::with(config), body);
+}
+
 /// The same on a complete fabric.
 pub(crate) fn fabric_alone(count: usize, body: impl FnOnce(&Lab) -> Result<()>) {
     let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
