@@ -28,6 +28,9 @@ const MIN_EAGER: usize = 4;
 /// Records that are waited for. Beyond that comparing digests finds them.
 const MAX_MISSING: usize = 4_096;
 
+/// Of these, first announced by one peer: its share among as many neighbours as a peer commonly has, so that none takes the room of all.
+const MAX_MISSING_OF_ONE: usize = MAX_MISSING / 8;
+
 /// Peers that are asked for one record, one after the other.
 const MAX_ANNOUNCERS: usize = 3;
 
@@ -36,7 +39,9 @@ const MAX_ANNOUNCERS: usize = 3;
 pub(crate) struct Missing {
     records: BTreeMap<(PeerId, RecordKey), Wanted>,
     /// When to ask for which, in order, as all wait equally long. May name what came meanwhile.
-    schedule: VecDeque<(Instant, PeerId, RecordKey)>,
+    schedule: VecDeque<Turn>,
+    /// Entries of the schedule by who announced them first.
+    first_of: BTreeMap<PeerId, usize>,
 }
 
 #[derive(Debug)]
@@ -45,10 +50,19 @@ struct Wanted {
     announcers: Vec<PeerId>,
 }
 
+/// A record is to be asked for.
+#[derive(Debug)]
+struct Turn {
+    at: Instant,
+    origin: PeerId,
+    key: RecordKey,
+    first: PeerId,
+}
+
 impl Missing {
     /// When to ask for something.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.schedule.front().map(|(at, ..)| *at)
+        self.schedule.front().map(|turn| turn.at)
     }
 
     fn note(&mut self, announced: Announcement, from: PeerId, now: Instant) -> Result<(), DropReason> {
@@ -60,10 +74,13 @@ impl Missing {
             }
             return Ok(());
         }
-        if self.schedule.len() >= MAX_MISSING {
+        let of_one = self.first_of.get(&from).copied().unwrap_or(0);
+        if self.schedule.len() >= MAX_MISSING || of_one >= MAX_MISSING_OF_ONE {
             return Err(DropReason::AnnouncementShed);
         }
-        self.schedule.push_back((now + PATIENCE, id.0, id.1.clone()));
+        self.first_of.insert(from, of_one + 1);
+        let (origin, key) = id.clone();
+        self.schedule.push_back(Turn { at: now + PATIENCE, origin, key, first: from });
         self.records.insert(id, Wanted { version, announcers: vec![from] });
         Ok(())
     }
@@ -83,21 +100,31 @@ impl Missing {
     /// The records to be asked for now, and whom.
     fn due(&mut self, now: Instant) -> BTreeMap<(PeerId, PeerId), Vec<RecordKey>> {
         let mut asks: BTreeMap<(PeerId, PeerId), Vec<RecordKey>> = BTreeMap::new();
-        while let Some((at, ..)) = self.schedule.front()
-            && *at <= now
-            && let Some((_, origin, key)) = self.schedule.pop_front()
+        while self.schedule.front().is_some_and(|turn| turn.at <= now)
+            && let Some(Turn { origin, key, first, .. }) = self.schedule.pop_front()
         {
             let id = (origin, key);
-            let Some(wanted) = self.records.get_mut(&id) else { continue };
-            let whom = wanted.announcers.remove(0);
-            asks.entry((whom, origin)).or_default().push(id.1.clone());
-            if wanted.announcers.is_empty() {
+            if let Some(wanted) = self.records.get_mut(&id) {
+                let whom = wanted.announcers.remove(0);
+                asks.entry((whom, origin)).or_default().push(id.1.clone());
+                if !wanted.announcers.is_empty() {
+                    self.schedule.push_back(Turn { at: now + PATIENCE, origin, key: id.1, first });
+                    continue;
+                }
                 self.records.remove(&id);
-            } else {
-                self.schedule.push_back((now + PATIENCE, id.0, id.1));
             }
+            self.forget_first(first);
         }
         asks
+    }
+
+    fn forget_first(&mut self, first: PeerId) {
+        if let Some(count) = self.first_of.get_mut(&first) {
+            *count -= 1;
+            if *count == 0 {
+                self.first_of.remove(&first);
+            }
+        }
     }
 }
 
@@ -224,13 +251,29 @@ mod tests {
     #[test]
     fn a_flood_of_announcements_is_bounded() {
         let (mut missing, now) = (Missing::default(), Instant::now());
-        let shed =
-            (0..10_000).filter(|n| missing.note(announced(*n, 1), PeerId([2; 16]), now).is_err()).count();
+        let from = |n: u32| PeerId([(n % 16) as u8; 16]);
+        let shed = (0..10_000).filter(|n| missing.note(announced(*n, 1), from(*n), now).is_err()).count();
         assert_eq!(shed, 10_000 - MAX_MISSING);
         for n in 0..10_000 {
             missing.settle(&record(n, 1));
-            let _ = missing.note(announced(n, 1), PeerId([2; 16]), now);
+            let _ = missing.note(announced(n, 1), from(n), now);
         }
         assert!(missing.records.len() <= MAX_MISSING && missing.schedule.len() <= MAX_MISSING);
+    }
+
+    #[test]
+    fn one_that_floods_leaves_room_for_others() {
+        let (mut missing, mut now) = (Missing::default(), Instant::now());
+        let (liar, honest) = (PeerId([2; 16]), PeerId([3; 16]));
+        for round in 0..3 {
+            let names = 100_000 * round..100_000 * round + 10_000;
+            let kept = names.filter(|n| missing.note(announced(*n, 1), liar, now).is_ok()).count();
+            assert_eq!(kept, MAX_MISSING_OF_ONE, "as much in each round");
+            missing.note(announced(100_000 * round + 99_999, 1), honest, now).expect("there is room");
+            now += PATIENCE;
+            let asked: usize = missing.due(now).into_values().map(|keys| keys.len()).sum();
+            assert_eq!(asked, MAX_MISSING_OF_ONE + 1);
+        }
+        assert!(missing.records.is_empty() && missing.schedule.is_empty() && missing.first_of.is_empty());
     }
 }
