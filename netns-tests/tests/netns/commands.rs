@@ -1,9 +1,10 @@
 //! What an administrator types, end to end.
 
 use std::net::IpAddr;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use lab::{Host, until};
 
 use crate::support::{SETTLE, attached, fabric, hosts, one_each, reaches, same};
@@ -142,5 +143,34 @@ fn hosts_with_their_own_bridge_names_and_mtus_talk() {
         let link = containers[0].ns().ip("link show eth0")?.stdout;
         same("MTU", &link.contains("mtu 1300 "), &true)?;
         reaches(&containers[0], &containers[1])
+    });
+}
+
+#[test]
+fn callers_that_stay_do_not_use_up_the_router() {
+    /// More than a router serves at a time.
+    const CALLERS: usize = 700;
+    /// What it serves, and what else it has open.
+    const DESCRIPTORS: usize = 512 + 200;
+    hosts(1, |lab| {
+        let host = lab.host(1);
+        host.start_weaved(&[])?;
+        host.up(&[])?;
+        let open = || -> Result<usize> {
+            let folder = format!("/proc/{}/fd", host.pid().context("the router does not run")?);
+            Ok(std::fs::read_dir(folder)?.count())
+        };
+        // Those that find no place wait in the socket's backlog, and it is full at some time.
+        let socket = || UnixStream::connect(host.socket()).context("refused");
+        let stay = std::thread::scope(|scope| {
+            let callers = scope.spawn(|| (0..CALLERS).map_while(|_| socket().ok()).collect::<Vec<_>>());
+            until(SETTLE, "the router has all callers that it takes", || (open().ok()? > 512).then_some(()))?;
+            same("descriptors stay few", &(open()? < DESCRIPTORS), &true)?;
+            // It goes on for those who are in.
+            callers.join().map_err(|_| anyhow!("a thread panicked"))
+        })?;
+        drop(stay);
+        until(SETTLE, "the router has let them go", || (open().ok()? < 100).then_some(()))?;
+        host.json(&["status"]).map(drop)
     });
 }

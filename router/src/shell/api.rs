@@ -19,9 +19,10 @@ use control::api::{self, ApiError, ErrorBody, ErrorCode};
 use control::audit::{IpamAudit, IpamHistory};
 use control::lease::{LeaseAnswer, LeaseRequest, ReleaseAnswer, ReleaseRequest};
 use serde::{Deserialize, Serialize};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 
 use super::attach::Attacher;
+use super::doorkeeper::Doorkeeper;
 use super::engine::call::{self, Call, Hub, refusal, refusal_with};
 use super::lease;
 
@@ -45,14 +46,10 @@ struct Caller {
     uid: Option<u32>,
 }
 
-impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, UnixListener>> for Caller {
-    fn connect_info(stream: axum::serve::IncomingStream<'_, UnixListener>) -> Caller {
-        Caller { uid: peer_uid(stream.io()) }
+impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, Doorkeeper>> for Caller {
+    fn connect_info(stream: axum::serve::IncomingStream<'_, Doorkeeper>) -> Caller {
+        Caller { uid: stream.io().uid() }
     }
-}
-
-fn peer_uid(stream: &UnixStream) -> Option<u32> {
-    stream.peer_cred().ok().map(|cred| cred.uid())
 }
 
 /// Why the socket cannot be served.
@@ -97,7 +94,7 @@ pub fn bind(path: &Path) -> Result<UnixListener, SocketError> {
 /// Serves until the task is dropped.
 pub async fn serve(listener: UnixListener, control: Control) -> io::Result<()> {
     let app = routes(control);
-    axum::serve(listener, app.into_make_service_with_connect_info::<Caller>()).await
+    axum::serve(Doorkeeper::new(listener), app.into_make_service_with_connect_info::<Caller>()).await
 }
 
 fn routes(control: Control) -> Router {

@@ -5,6 +5,7 @@ pub mod attach;
 pub mod busy_polling;
 pub mod config;
 pub mod docker;
+pub mod doorkeeper;
 pub mod engine;
 pub mod kernel;
 pub mod lease;
