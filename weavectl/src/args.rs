@@ -86,11 +86,15 @@ Examples:
     ///
     /// Starts `weaved` if it is not running, as `up` does, then waits up to 5 seconds for the first connection and says whether it was
     /// reached. The router stays joined either way and goes on trying; exit code 10 says that there is no connection yet.
+    ///
+    /// While the command runs, every user of this host can read the token, and so the fabric's secret, in the list of processes. Where
+    /// that matters, give it by a file or by standard input.
     #[command(after_help = "\
 Examples:
   weavectl join weave1.mfrggzdfmztwq2lk…
   ssh host-a weavectl token | weavectl join -
-  ssh host-a weavectl up | weavectl join -")]
+  ssh host-a weavectl up | weavectl join -
+  weavectl join --token-file /root/fabric-token")]
     Join(JoinArgs),
 
     /// Print the token that lets another host join through this one
@@ -98,7 +102,7 @@ Examples:
     /// The token holds the id of the fabric, addresses of this host and, unless the fabric has a password, its secret.
     #[command(after_help = "\
 Example:
-  ssh host-b weavectl join \"$(weavectl token)\"")]
+  weavectl token | ssh host-b weavectl join -")]
     Token,
 
     /// Dial more addresses, and keep dialling them
@@ -454,7 +458,11 @@ pub(crate) struct UpArgs {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct JoinArgs {
     /// What `weavectl up` or `weavectl token` printed on a member, or `-` to read it from standard input
-    pub(crate) token: String,
+    #[arg(required_unless_present = "token_file")]
+    pub(crate) token: Option<String>,
+    /// File with the token, which then no other user sees
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    pub(crate) token_file: Option<PathBuf>,
     /// File with the password of the fabric, if it has one; `-` reads standard input
     #[arg(long, value_name = "FILE")]
     pub(crate) password_file: Option<PathBuf>,

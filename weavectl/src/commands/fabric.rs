@@ -67,9 +67,11 @@ struct Joined<'a> {
 
 /// Enter a fabric and see whether anybody is there.
 pub(crate) fn join(client: &Client, args: &JoinArgs, ui: &mut Ui) -> Result<ExitCode, Failure> {
-    let given = match args.token.as_str() {
-        "-" => read_line(Path::new("-"), "the token")?,
-        given => given.to_owned(),
+    let given = match (args.token.as_deref(), &args.token_file) {
+        (Some("-"), _) => read_line(Path::new("-"), "the token")?,
+        (Some(given), _) => given.to_owned(),
+        (None, Some(file)) => read_line(file, "the token")?,
+        (None, None) => String::new(),
     };
     // The whole line that `up` prints will do as well.
     let Some(token) = given.split_whitespace().find(|word| word.starts_with("weave1.")) else {

@@ -126,6 +126,10 @@ fn join_says_whom_it_reached() {
     let words = ["--socket", socket.to_str().unwrap(), "join", "-"];
     run(Path::new(env!("CARGO_BIN_EXE_weavectl")), &words, "weave1.abc\n").success();
     run(Path::new(env!("CARGO_BIN_EXE_weavectl")), &words, "weavectl join weave1.abc\n").success();
+    let file = std::env::temp_dir().join(format!("weavectl-token-{}", std::process::id()));
+    std::fs::write(&file, "weave1.abc\n").expect("the folder is ours");
+    on(&fake, &["join", "--token-file", file.to_str().unwrap()]).success();
+    std::fs::remove_file(&file).expect("it was just written");
     let joins = fake.asked().into_iter().filter(|asked| asked.call == "POST /v1/join");
     assert!(joins.map(|asked| asked.body).all(|body| body == r#"{"token":"weave1.abc"}"#));
     assert_eq!(fake.asked().last().map(|asked| asked.call.as_str()), Some("GET /v1/connections"));
@@ -154,6 +158,9 @@ fn join_refuses_what_is_no_token_before_it_starts_anything() {
         let text = weavectl(&["--socket", "/nonexistent/weaved.sock", "join", token]).failure(2).to_owned();
         assert!(text.contains("`weavectl token`"), "{text}");
     }
+    weavectl(&["join"]).failure(2);
+    weavectl(&["join", "weave1.abc", "--token-file", "/dev/null"]).failure(2);
+    assert!(weavectl(&["join", "--token-file", "/dev/null"]).failure(2).contains("not a token"));
 }
 
 #[test]
