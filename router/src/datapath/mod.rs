@@ -52,7 +52,7 @@ mod worker;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -116,6 +116,8 @@ pub struct Datapath {
     traffic: Mutex<BTreeMap<PeerId, PeerTraffic>>,
     control_socket: ControlSocket,
     threads: Vec<JoinHandle<()>>,
+    /// Why a thread ended by itself.
+    failure: Arc<OnceLock<String>>,
 }
 
 #[derive(Clone, Default)]
@@ -146,6 +148,7 @@ impl Datapath {
             traffic: Mutex::default(),
             control_socket: ControlSocket::new(socket.try_clone()?)?,
             threads: Vec::new(),
+            failure: Arc::default(),
         };
         let limit = mtu::datagram_limit(config.underlay_mtu, underlay);
         let control: ControlSink = Arc::new(control);
@@ -275,10 +278,11 @@ impl Datapath {
         }
     }
 
-    /// Whether all threads run. They end by themselves only when the kernel takes the device or the socket away, which the log
-    /// tells; nothing is forwarded then until the hot path is started anew.
-    pub fn is_running(&self) -> bool {
-        self.threads.iter().all(|thread| !thread.is_finished())
+    /// Why nothing is forwarded any more. The threads end by themselves only when the kernel takes the device or the socket away or
+    /// refuses the second thread; nothing is forwarded then until the hot path is started anew.
+    pub fn failure(&self) -> Option<String> {
+        let stopped = self.threads.iter().any(JoinHandle::is_finished);
+        stopped.then(|| self.failure.get().map_or("a thread has ended", String::as_str).to_owned())
     }
 
     /// Ends the threads and closes the device and the sockets.
@@ -309,10 +313,12 @@ impl Datapath {
         name: &str,
         run: impl FnOnce() -> io::Result<()> + Send + 'static,
     ) -> Result<(), DatapathError> {
-        let label = name.to_owned();
+        let (label, failure) = (name.to_owned(), Arc::clone(&self.failure));
         let thread = std::thread::Builder::new().name(label.clone()).spawn(move || {
             if let Err(error) = run() {
                 tracing::error!(thread = label, %error, "hot path thread ended");
+                // The first failure causes the others.
+                let _ = failure.set(error.to_string());
             }
         })?;
         self.threads.push(thread);

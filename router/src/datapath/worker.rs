@@ -126,10 +126,11 @@ impl Worker {
         let inbound = Mutex::new(Inbound::new(&self.receiving, receiver, &self.queues[0], &self.socket));
         std::thread::scope(|scope| {
             let second = std::thread::Builder::new().name("weave-second".to_owned());
-            second.spawn_scoped(scope, || self.second(&inbound))?;
+            let second = second.spawn_scoped(scope, || self.second(&inbound))?;
             let result = self.first(outbound, &inbound);
             self.call.stop();
-            result
+            // A panic is shown where it happened, and ends the scope.
+            result.and(second.join().unwrap_or(Ok(())))
         })
     }
 
@@ -193,7 +194,7 @@ impl Worker {
     }
 
     /// Waits to be called, and helps until it is not needed any more.
-    fn second(&self, inbound: &Mutex<Inbound<'_>>) {
+    fn second(&self, inbound: &Mutex<Inbound<'_>>) -> io::Result<()> {
         go_ahead();
         while !self.call.is_stopped() {
             self.call.take();
@@ -203,12 +204,12 @@ impl Worker {
                 self.hands.set_helped(false);
                 self.sending.mailbox.nudge();
             } else if let Err(error) = wake::poll(&mut [wake::readable(self.call.event())], LONG) {
-                tracing::error!(%error, "second thread of the hot path ended");
                 // Without it the socket would not be served under load.
                 self.sending.mailbox.stop();
-                return;
+                return Err(error);
             }
         }
+        Ok(())
     }
 
     fn help(&self, inbound: &mut Inbound<'_>) -> io::Result<()> {
