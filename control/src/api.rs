@@ -564,7 +564,7 @@ pub struct Peer {
     pub addresses: Vec<SocketAddr>,
     /// Version of its `weaved`.
     pub version: String,
-    /// Peers that it keeps gossip links with.
+    /// Ids of the peers that it keeps gossip links with.
     pub links: Vec<String>,
     /// Container interfaces on it.
     pub endpoints: usize,

@@ -131,9 +131,18 @@ impl Endpoints {
         self.resolved.iter().filter(hears).map(|(_, (owner, _))| *owner).collect()
     }
 
-    /// Endpoints in the table that are at `peer`, without its bridge.
-    pub fn count(&self, peer: PeerId) -> usize {
-        self.resolved.iter().filter(|(mac, (owner, _))| *owner == peer && **mac != Mac::of_host(peer)).count()
+    /// How many endpoints in the table are at each peer, without its bridge. Whoever has none is not named.
+    pub fn counts(&self) -> BTreeMap<PeerId, usize> {
+        let mut counts = BTreeMap::new();
+        for (owner, _) in self.resolved.values() {
+            *counts.entry(*owner).or_default() += 1;
+        }
+        for (peer, count) in &mut counts {
+            let bridge = self.resolved.get(&Mac::of_host(*peer));
+            *count -= usize::from(bridge.is_some_and(|(owner, _)| owner == peer));
+        }
+        counts.retain(|_, count| *count > 0);
+        counts
     }
 
     /// Where an address is.
@@ -269,7 +278,7 @@ mod tests {
         let mut table = table();
         table.announce(LOW, Mac::of_host(LOW), EndpointAdvert::default(), |_, _| false);
         assert!(table.peers().is_empty());
-        assert_eq!(table.count(LOW), 0);
+        assert_eq!(table.counts().get(&LOW), None);
         table.announce(LOW, Mac::of_host(LOW), advert(), |_, _| false);
         assert_eq!(table.peers(), BTreeSet::from([LOW]));
     }

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use control::api::{Report, Status};
+use control::api::{ApiError, Connections, Count, Status, Traffic};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -28,19 +28,24 @@ pub async fn serve(address: SocketAddr, hub: Hub) -> std::io::Result<()> {
 }
 
 async fn metrics(State(hub): State<Hub>) -> Response {
-    match hub.ask(Call::Report).await {
-        Ok(report) => {
+    match look(&hub).await {
+        Ok((status, connections)) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(header::CONTENT_TYPE, kind)], render(&report)).into_response()
+            ([(header::CONTENT_TYPE, kind)], render(&status, &connections.drops)).into_response()
         }
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error.message).into_response(),
     }
 }
 
-fn render(report: &Report) -> String {
+/// No more than is shown: a scrape must not cost a walk over all peers and blocks.
+async fn look(hub: &Hub) -> Result<(Status, Connections), ApiError> {
+    Ok((hub.ask(Call::Status).await?, hub.ask(Call::Connections).await?))
+}
+
+fn render(status: &Status, control_drops: &[Count]) -> String {
     let mut registry = Registry::with_prefix("weave");
-    gauges(&mut registry, &report.status);
-    counters(&mut registry, report);
+    gauges(&mut registry, status);
+    counters(&mut registry, &status.traffic, control_drops);
     let mut text = String::new();
     // Writing into a string does not fail.
     let _ = encode(&mut text, &registry);
@@ -82,19 +87,18 @@ fn gauges(registry: &mut Registry, status: &Status) {
     }
 }
 
-fn counters(registry: &mut Registry, report: &Report) {
+fn counters(registry: &mut Registry, traffic: &Traffic, control_drops: &[Count]) {
     let count = |registry: &mut Registry, name: &str, help: &str, value: u64| {
         let counter: Counter<u64, AtomicU64> = Counter::default();
         counter.inc_by(value);
         registry.register(name, help, counter);
     };
-    let traffic = &report.status.traffic;
     count(registry, "tx_frames", "Frames sent to peers, a super-frame counts as one", traffic.tx_frames);
     count(registry, "tx_bytes", "Bytes of these", traffic.tx_bytes);
     count(registry, "rx_frames", "Frames received from peers", traffic.rx_frames);
     count(registry, "rx_bytes", "Bytes of these", traffic.rx_bytes);
     let drops = Family::<Labels, Counter>::default();
-    let groups = [("data", &traffic.drops), ("control", &report.connections.drops)];
+    let groups = [("data", &traffic.drops[..]), ("control", control_drops)];
     for (path, counts) in groups {
         for drop in counts {
             let labels =

@@ -31,21 +31,28 @@ pub struct PeerView {
 impl Node {
     /// All peers that are known, this one included, in order of id.
     pub fn peer_views(&self) -> Vec<PeerView> {
-        let mut states: BTreeMap<PeerId, Option<MemberState>> =
-            self.gossip.members().map(|member| (member.id, Some(member.state))).collect();
-        states.insert(self.me, Some(MemberState::Alive));
-        states.extend(self.removed.keys().map(|peer| (*peer, None)));
-        states
+        let endpoints = self.endpoints.counts();
+        let mut unreachable = self.unreachable_reasons();
+        self.peer_states()
             .into_iter()
             .map(|(id, state)| PeerView {
                 id,
                 advert: self.peers.get(&id).cloned(),
                 state,
                 links: self.links_of(id),
-                endpoints: self.endpoints.count(id),
-                unreachable: self.unreachable_reason(id),
+                endpoints: endpoints.get(&id).copied().unwrap_or(0),
+                unreachable: unreachable.remove(&id),
             })
             .collect()
+    }
+
+    /// How gossip sees each of them; `None` for those that were removed.
+    pub fn peer_states(&self) -> BTreeMap<PeerId, Option<MemberState>> {
+        let mut states: BTreeMap<PeerId, Option<MemberState>> =
+            self.gossip.members().map(|member| (member.id, Some(member.state))).collect();
+        states.insert(self.me, Some(MemberState::Alive));
+        states.extend(self.removed.keys().map(|peer| (*peer, None)));
+        states
     }
 
     /// Name for people.
@@ -168,14 +175,24 @@ impl Node {
         value.and_then(|value| codec::decode(value, MAX_VALUE).ok()).unwrap_or_default()
     }
 
+    /// Why there is no session with a peer, when one is wanted.
     pub(super) fn unreachable_reason(&self, peer: PeerId) -> Option<String> {
-        let view = self.sessions.connections().find(|view| view.peer == Some(peer))?;
-        match view.state {
-            ConnectionState::Established | ConnectionState::Ready => None,
-            ConnectionState::Connecting
-            | ConnectionState::Handshaking
-            | ConnectionState::Failed
-            | ConnectionState::Ourselves => view.reason,
+        self.unreachable_reasons().remove(&peer)
+    }
+
+    /// The same of all peers to which it applies.
+    fn unreachable_reasons(&self) -> BTreeMap<PeerId, String> {
+        let mut reasons: BTreeMap<PeerId, Option<String>> = BTreeMap::new();
+        for view in self.sessions.connections() {
+            let Some(peer) = view.peer else { continue };
+            reasons.entry(peer).or_insert(match view.state {
+                ConnectionState::Established | ConnectionState::Ready => None,
+                ConnectionState::Connecting
+                | ConnectionState::Handshaking
+                | ConnectionState::Failed
+                | ConnectionState::Ourselves => view.reason,
+            });
         }
+        reasons.into_iter().filter_map(|(peer, reason)| Some((peer, reason?))).collect()
     }
 }

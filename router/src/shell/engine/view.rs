@@ -15,6 +15,8 @@ use crate::shell::state::dir::FabricFile;
 
 /// Blocks listed for one owner, the largest ones; state is near one block a peer, so more are rare.
 const MAX_BLOCKS: usize = 64;
+/// Connections that fail and are named one by one in the status: what a screen holds. A router that is cut off has as many as it had peers.
+const MAX_UNREACHABLE: usize = 8;
 
 pub(super) fn lease(node: &Node, file: &FabricFile, lease: &ipam::Lease, fresh: bool) -> call::Lease {
     call::Lease {
@@ -87,10 +89,9 @@ pub(super) fn allocate_refusal(error: &AllocateError, node: &Node) -> ApiError {
 
 /// A peer by full id, unique beginning of it, or nickname.
 pub(super) fn peer_named(node: &Node, text: &str) -> Result<PeerId, ApiError> {
-    let views = node.peer_views();
-    let found: Vec<PeerId> = views
-        .iter()
-        .map(|view| view.id)
+    let found: Vec<PeerId> = node
+        .peer_states()
+        .into_keys()
         .filter(|id| node.nickname(*id) == text || (text.len() >= 4 && id.to_string().starts_with(text)))
         .collect();
     match found.as_slice() {
@@ -183,7 +184,7 @@ impl Engine {
                 state: state_word(node, view.id, view.state).to_owned(),
                 addresses: view.advert.as_ref().map(|a| a.addresses.clone()).unwrap_or_default(),
                 version: view.advert.as_ref().map(|a| a.version.clone()).unwrap_or_default(),
-                links: view.links.iter().map(|peer| node.nickname(*peer)).collect(),
+                links: view.links.iter().map(ToString::to_string).collect(),
                 endpoints: view.endpoints,
                 unreachable: view.unreachable,
             })
@@ -264,8 +265,8 @@ impl Engine {
             );
             return problems;
         };
-        if !running.datapath.is_running() {
-            let text = "the data path has stopped, containers reach only this host".to_owned();
+        if let Some(why) = running.datapath.failure() {
+            let text = format!("the data path has stopped ({why}): containers reach only this host");
             add("data-path", "error", text, "restart weaved; its log says what happened");
         }
         let counts = peer_counts(running);
@@ -303,23 +304,15 @@ impl Engine {
                 "weavectl reset, then weavectl join TOKEN",
             );
         }
-        for connection in connections.connections.iter().filter(|c| c.state == "failed") {
-            let address = connection.address.map(|address| address.to_string()).unwrap_or_default();
-            let reason = connection.reason.clone().unwrap_or_default();
-            let (who, way_out) = match &connection.nickname {
-                Some(name) => (name.clone(), format!("weavectl rmpeer {name}")),
-                None => (address.clone(), format!("weavectl forget {address}")),
-            };
-            let hint = match reason.contains(OTHER_SEEDS) {
-                true => {
-                    "weavectl reset where the list is wrong, then weavectl up with the same list everywhere"
-                        .to_owned()
-                }
-                false => {
-                    format!("check that UDP port 6783 is open both ways; if it is gone for good: {way_out}")
-                }
-            };
-            add("unreachable", "error", format!("{who} cannot be reached: {reason}"), &hint);
+        let failed = || connections.connections.iter().filter(|connection| connection.state == "failed");
+        for connection in failed().take(MAX_UNREACHABLE) {
+            let (text, hint) = unreachable(connection);
+            add("unreachable", "error", text, &hint);
+        }
+        let more = failed().count().saturating_sub(MAX_UNREACHABLE);
+        if more > 0 {
+            let text = format!("{more} more cannot be reached");
+            add("unreachable", "error", text, "weavectl status connections lists them all");
         }
         for (mac, peers) in running.node.contested() {
             let names: Vec<String> = peers.iter().map(|peer| running.node.nickname(*peer)).collect();
@@ -392,6 +385,22 @@ impl Engine {
     }
 }
 
+/// What to say of a connection that does not come about, and what to type.
+fn unreachable(connection: &api::Connection) -> (String, String) {
+    let address = connection.address.map(|address| address.to_string()).unwrap_or_default();
+    let reason = connection.reason.clone().unwrap_or_default();
+    let (who, way_out) = match &connection.nickname {
+        Some(name) => (name.clone(), format!("weavectl rmpeer {name}")),
+        None => (address.clone(), format!("weavectl forget {address}")),
+    };
+    let hint = match reason.contains(OTHER_SEEDS) {
+        true => "weavectl reset where the list is wrong, then weavectl up with the same list everywhere"
+            .to_owned(),
+        false => format!("check that UDP port 6783 is open both ways; if it is gone for good: {way_out}"),
+    };
+    (format!("{who} cannot be reached: {reason}"), hint)
+}
+
 /// The largest blocks of an owner, in ascending order.
 fn largest(blocks: &[ipam::Block]) -> Vec<api::Block> {
     let mut all: Vec<&ipam::Block> = blocks.iter().collect();
@@ -403,8 +412,8 @@ fn largest(blocks: &[ipam::Block]) -> Vec<api::Block> {
 
 fn peer_counts(running: &Running) -> api::PeerCounts {
     let mut counts = api::PeerCounts::default();
-    for view in running.node.peer_views() {
-        match view.state {
+    for state in running.node.peer_states().into_values() {
+        match state {
             Some(MemberState::Alive) => counts.alive += 1,
             Some(MemberState::Suspect) => counts.suspect += 1,
             Some(MemberState::Dead | MemberState::Left) | None => counts.dead += 1,
