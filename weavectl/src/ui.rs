@@ -1,6 +1,6 @@
 //! Where words go: data to standard output, progress and errors to standard error.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use serde::Serialize;
 use serde_json::json;
@@ -10,6 +10,9 @@ use crate::render::paint::Paint;
 
 /// Columns where there is no terminal.
 const WIDTH: usize = 80;
+
+/// Rows of one table on a terminal: more scroll away what stands above them, and a fabric may have a thousand peers.
+const ROWS: usize = 40;
 
 /// How data is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +48,11 @@ impl Ui {
     pub(crate) fn width(&self) -> usize {
         let terminal = rustix::termios::tcgetwinsize(io::stdout()).ok();
         terminal.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0).unwrap_or(WIDTH)
+    }
+
+    /// Rows of a table: a screenful on a terminal, all of them for whoever reads or searches the rest.
+    pub(crate) fn rows(&self) -> usize {
+        if io::stdout().is_terminal() { ROWS } else { usize::MAX }
     }
 
     /// Data: as JSON when asked for, otherwise what `text` makes of it.

@@ -80,16 +80,18 @@ fn detail(client: &Client, topic: Topic, ui: &mut Ui) -> Result<(), Failure> {
         Topic::Connections => {
             let answer =
                 client.connections().map_err(|error| Failure::of_call("list connections", &error))?;
-            ui.data(&answer, connections::connections)
+            let rows = ui.rows();
+            ui.data(&answer, |answer, paint| connections::connections(answer, rows, paint))
         }
         Topic::Peers => {
             let answer = client.peers().map_err(|error| Failure::of_call("list peers", &error))?;
-            ui.data(&answer, |answer, paint| peers::peers(answer, paint))
+            let rows = ui.rows();
+            ui.data(&answer, |answer, paint| peers::peers(answer, rows, paint))
         }
         Topic::Ipam => {
             let answer = client.ipam().map_err(|error| Failure::of_call("list addresses", &error))?;
-            let width = ui.width();
-            ui.data(&answer, |answer, paint| ipam::ipam(answer, width, paint))
+            let (width, rows) = (ui.width(), ui.rows());
+            ui.data(&answer, |answer, paint| ipam::ipam(answer, width, rows, paint))
         }
         Topic::Targets => {
             let answer = client.targets().map_err(|error| Failure::of_call("list targets", &error))?;

@@ -3,14 +3,16 @@
 use control::api::{Connection, Connections, Count, Refused};
 
 use super::paint::{Paint, Tone};
-use super::table::{Cell, cell, maybe, table, toned};
+use super::table::{Cell, cell, cut_table, maybe, table, toned};
 use super::units::{bytes, round_trip, seconds, short};
 
-/// Sessions and tries, then who was refused, then what was dropped.
-pub(crate) fn connections(connections: &Connections, paint: Paint) -> String {
-    let rows: Vec<Vec<Cell>> = connections.connections.iter().map(row).collect();
+/// Sessions and tries, those that are not established first; then who was refused, then what was dropped.
+pub(crate) fn connections(connections: &Connections, shown: usize, paint: Paint) -> String {
+    let mut order: Vec<&Connection> = connections.connections.iter().collect();
+    order.sort_by_key(|connection| connection.state == "established");
+    let rows: Vec<Vec<Cell>> = order.into_iter().map(row).collect();
     let headings = ["", "ADDRESS", "STATE", "PEER", "CIPHER", "RTT", "FOR", "SENT", "RECEIVED", "DETAIL"];
-    let mut text = table(&headings, &rows, "no connections", paint);
+    let mut text = cut_table(&headings, &rows, shown, "no connections", paint);
     if !connections.refused.is_empty() {
         let rows: Vec<Vec<Cell>> = connections.refused.iter().map(refused_row).collect();
         text.push('\n');

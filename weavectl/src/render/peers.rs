@@ -5,16 +5,26 @@ use std::collections::BTreeMap;
 use control::api::Peer;
 
 use super::paint::{Paint, Tone};
-use super::table::{Cell, cell, table, toned};
+use super::table::{Cell, cell, cut_table, toned};
 use super::units::short;
 
-/// Members, one a line.
-pub(crate) fn peers(peers: &[Peer], paint: Paint) -> String {
+/// Members, one a line: this router, then those with whom something is wrong, then the others by name.
+pub(crate) fn peers(peers: &[Peer], shown: usize, paint: Paint) -> String {
     let names: BTreeMap<&str, &str> =
         peers.iter().map(|peer| (peer.id.as_str(), peer.nickname.as_str())).collect();
-    let rows: Vec<Vec<Cell>> = peers.iter().map(|peer| row(peer, &names)).collect();
+    let mut order: Vec<&Peer> = peers.iter().collect();
+    order.sort_by_key(|peer| (rank(peer), &peer.nickname, &peer.id));
+    let rows: Vec<Vec<Cell>> = order.into_iter().map(|peer| row(peer, &names)).collect();
     let headings = ["NAME", "STATE", "ADDRESSES", "CONTAINERS", "VERSION", "GOSSIPS WITH", "DETAIL"];
-    table(&headings, &rows, "no peers: this router belongs to no fabric", paint)
+    cut_table(&headings, &rows, shown, "no peers: this router belongs to no fabric", paint)
+}
+
+fn rank(peer: &Peer) -> u8 {
+    match peer.state.as_str() {
+        "self" => 0,
+        "alive" if peer.unreachable.is_none() => 2,
+        _ => 1,
+    }
 }
 
 fn row(peer: &Peer, names: &BTreeMap<&str, &str>) -> Vec<Cell> {

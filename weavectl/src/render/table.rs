@@ -61,6 +61,22 @@ pub(crate) fn table(headings: &[&str], rows: &[Vec<Cell>], empty: &str, paint: P
     text
 }
 
+/// The same with so many rows at most, and a line that says how many more there are.
+pub(crate) fn cut_table(
+    headings: &[&str],
+    rows: &[Vec<Cell>],
+    shown: usize,
+    empty: &str,
+    paint: Paint,
+) -> String {
+    let mut text = table(headings, &rows[..rows.len().min(shown)], empty, paint);
+    let more = rows.len().saturating_sub(shown);
+    if more > 0 {
+        text.push_str(&format!("and {more} more: pipe this to `cat` or `grep` to see them\n"));
+    }
+    text
+}
+
 /// A line `label: value`.
 pub(crate) fn labelled(label: &str, value: &str, paint: Paint) -> String {
     let padding = " ".repeat(LABEL_WIDTH.saturating_sub(label.chars().count()));

@@ -9,6 +9,8 @@ use super::paint::Paint;
 use super::{attachments, connections, ipam, peers, status, targets};
 
 const PEER_A: &str = "aaaaaaaaaabbbbbbbbbbccccccc";
+/// As without a terminal.
+const ALL: usize = usize::MAX;
 const PEER_B: &str = "bbbbbbbbbbccccccccccddddddd";
 
 /// From JSON, so that a test also is one of the API's shape.
@@ -204,18 +206,21 @@ fn connections_with_reasons_and_refusals() {
     });
     expect![[r#"
             ADDRESS         STATE        PEER                CIPHER       RTT       FOR             SENT     RECEIVED  DETAIL
-        ->  10.77.0.2:6783  established  host-b(bbbbbbbbbb)  AES-256-GCM  0.412 ms  gossip,traffic  4.7 GiB  12 B      since 1m 1s
         ->  10.77.0.9:6783  failed       -                   -            -         target          0 B      0 B       no answer, since 9s, retry in 3s
         <-  -               handshaking  aaaaaaaaaa          -            -         -               0 B      0 B       since 1d 1h
+        ->  10.77.0.2:6783  established  host-b(bbbbbbbbbb)  AES-256-GCM  0.412 ms  gossip,traffic  4.7 GiB  12 B      since 1m 1s
 
         REFUSED          TIMES  LAST    REASON
         10.77.0.66:6783  7      2s ago  fabric xyz is not ours (abc)
 
         DATAGRAMS DROPPED  TIMES
         unknown-kind       3
-    "#]].assert_eq(&connections::connections(&from::<Connections>(value), Paint::Plain));
+    "#]].assert_eq(&connections::connections(&from::<Connections>(value), ALL, Paint::Plain));
     let nothing = json!({ "connections": [], "refused": [], "drops": [] });
-    assert_eq!(connections::connections(&from::<Connections>(nothing), Paint::Plain), "no connections\n");
+    assert_eq!(
+        connections::connections(&from::<Connections>(nothing), ALL, Paint::Plain),
+        "no connections\n"
+    );
 }
 
 #[test]
@@ -230,7 +235,25 @@ fn peers_name_whom_they_gossip_with() {
         NAME                STATE    ADDRESSES       CONTAINERS  VERSION  GOSSIPS WITH        DETAIL
         host-a(aaaaaaaaaa)  self     10.77.0.1:6783  2           0.1.0    host-b, zzzzzzzzzz
         host-b(bbbbbbbbbb)  suspect  -               0           0.1.0    -                   unreachable: no answer from 10.77.0.2:6783
-    "#]].assert_eq(&peers::peers(&from::<Vec<Peer>>(value), Paint::Plain));
+    "#]].assert_eq(&peers::peers(&from::<Vec<Peer>>(value), ALL, Paint::Plain));
+}
+
+#[test]
+fn of_many_peers_those_in_trouble_are_shown_first() {
+    let peer = |n: u32, state: &str| {
+        json!({ "id": format!("{n:026}"), "nickname": format!("host-{n:04}"), "state": state, "addresses": [], "version": "0.1.0",
+                "links": [], "endpoints": 0 })
+    };
+    let mut all: Vec<Value> = (0..1000).map(|n| peer(n, "alive")).collect();
+    (all[998], all[999]) = (peer(998, "self"), peer(999, "dead"));
+    expect![[r#"
+        NAME                   STATE  ADDRESSES  CONTAINERS  VERSION  GOSSIPS WITH  DETAIL
+        host-0998(0000000000)  self   -          0           0.1.0    -
+        host-0999(0000000000)  dead   -          0           0.1.0    -
+        host-0000(0000000000)  alive  -          0           0.1.0    -
+        and 997 more: pipe this to `cat` or `grep` to see them
+    "#]]
+    .assert_eq(&peers::peers(&from::<Vec<Peer>>(Value::Array(all)), 3, Paint::Plain));
 }
 
 #[test]
@@ -265,7 +288,7 @@ fn ipam_by_owner_and_by_use() {
 
         RECORDS QUARANTINED       TIMES
         two records of one epoch  1
-    "#]].assert_eq(&ipam::ipam(&from::<Ipam>(value), 80, Paint::Plain));
+    "#]].assert_eq(&ipam::ipam(&from::<Ipam>(value), 80, ALL, Paint::Plain));
 }
 
 #[test]
@@ -275,7 +298,7 @@ fn whole_address_space_has_a_size() {
                      "unreachable": 0, "unknown": 0 },
         "owners": [], "leases": [], "quarantined": [],
     });
-    assert!(ipam::ipam(&from::<Ipam>(value), 80, Paint::Plain).contains("4294967296 addresses"));
+    assert!(ipam::ipam(&from::<Ipam>(value), 80, ALL, Paint::Plain).contains("4294967296 addresses"));
 }
 
 #[test]
