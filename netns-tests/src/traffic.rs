@@ -14,6 +14,10 @@ use crate::wait::until;
 /// Time for the answers to the last requests.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// Once it has an answer, `ping` waits for the last ones twice as long as the slowest took, which on a busy machine is too short: requests
+/// that may still be under way when it leaves are sent again, so often in all.
+const TRIES: u32 = 4;
+
 /// Echo requests as `ping` sends them.
 #[derive(Debug, Clone, Copy)]
 pub struct Ping {
@@ -74,7 +78,16 @@ impl Ping {
     /// # Errors
     /// See above.
     pub fn expect_all(&self, from: &NetNs, to: IpAddr) -> Result<PingReport> {
-        let report = self.send(from, to)?;
+        for _ in 1..TRIES {
+            let report = self.send(from, to)?;
+            if !report.may_have_left_early() {
+                return self.all_of(report, from, to);
+            }
+        }
+        self.all_of(self.send(from, to)?, from, to)
+    }
+
+    fn all_of(&self, report: PingReport, from: &NetNs, to: IpAddr) -> Result<PingReport> {
         if report.answered != self.count {
             bail!("{} to {to}: got {} answers, want {}", from.name(), report.answered, self.count);
         }
@@ -110,7 +123,7 @@ impl Ping {
 }
 
 impl Pinger {
-    /// Stops and counts.
+    /// Stops and counts. A request that was sent just before is not counted unless it was answered.
     ///
     /// # Errors
     /// When `ping` does not end or says something that is not understood.
@@ -119,7 +132,8 @@ impl Pinger {
         kill_process(Pid::from_child(&child), Signal::INT)
             .with_context(|| format!("`{}` has ended", self.what))?;
         let limit = self.start.elapsed() + LINGER + Duration::from_secs(10);
-        PingReport::parse(&command::finish(child, &self.what, &[], self.start, limit)?)
+        let output = command::finish(child, &self.what, &[], self.start, limit)?;
+        PingReport::parse(&output).map(PingReport::without_the_last)
     }
 }
 
@@ -133,6 +147,18 @@ impl Drop for Pinger {
 }
 
 impl PingReport {
+    /// Whether only requests at the end are without an answer, which may have been under way when `ping` left.
+    fn may_have_left_early(&self) -> bool {
+        let last = self.sequence.iter().max().copied().unwrap_or(0);
+        last > 0 && last < self.sent && self.sequence.len() == last as usize
+    }
+
+    /// Forgets the very last request if it has no answer: it was sent when `ping` was stopped.
+    fn without_the_last(mut self) -> Self {
+        self.sent -= u32::from(self.sequence.iter().max().is_some_and(|last| last + 1 == self.sent));
+        self
+    }
+
     /// The longest run of requests without an answer between two answers, or before the first.
     pub fn longest_gap(&self) -> u32 {
         let mut sorted = self.sequence.clone();
@@ -215,6 +241,10 @@ mod tests {
         assert_eq!(report.sequence, [1, 4]);
         assert_eq!(report.longest_gap(), 2);
         assert_eq!(report.median_ms(), Some(0.051));
+        assert!(!report.may_have_left_early(), "two are missing in the middle");
+        let late = PingReport { sent: 3, answered: 2, sequence: vec![2, 1], rtt_ms: Vec::new() };
+        assert!(late.may_have_left_early());
+        assert_eq!(late.without_the_last().sent, 2);
         assert_eq!((report.percentile_ms(49), report.percentile_ms(100)), (Some(0.031), Some(0.051)));
     }
 }
