@@ -45,6 +45,9 @@ reasons! {
     NeighbourUnknown => "neighbour-unknown",
     /// Somebody asked for the hardware address of a container of this host, which answers by itself.
     NeighbourLocal => "neighbour-local",
+    /// What every host says when an interface comes up: to the routers of the segment, or to find out whether a link-local address is free.
+    /// Peers with a session got it; making one with everybody for its sake would cost each host a session with each other.
+    NotWorthASession => "not-worth-a-session",
     /// Waited for a session; newer frames to the same peer pushed it out.
     QueueFull => "queue-full",
     /// Waited for a session for too long.

@@ -36,6 +36,12 @@ pub fn is_link_local_protocol(mac: Mac) -> bool {
     matches!(mac.0, [0x01, 0x80, 0xc2, 0, 0, last] if last < 0x10)
 }
 
+/// Groups that only routers of the segment listen to: all routers, and those that keep track of who listens to which group (224.0.0.2 and
+/// 224.0.0.22, RFC 3376; ff02::2 and ff02::16, RFC 3810).
+pub fn is_for_routers(mac: Mac) -> bool {
+    matches!(mac.0, [0x01, 0x00, 0x5e, 0, 0, 0x02 | 0x16] | [0x33, 0x33, 0, 0, 0, 0x02 | 0x16])
+}
+
 /// The outermost header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ethernet {

@@ -40,6 +40,15 @@ impl Question {
         }
     }
 
+    /// Does it find out whether a link-local address may be used (RFC 4862 section 5.4)? It is made of the hardware address, of which the
+    /// fabric knows that there is one, or drawn at random.
+    pub fn is_for_a_free_link_local(&self) -> bool {
+        match self.target {
+            IpAddr::V6(target) => self.asker_ip.is_none() && target.is_unicast_link_local(),
+            IpAddr::V4(_) => false,
+        }
+    }
+
     fn parse_arp(packet: &[u8]) -> Option<Question> {
         let packet = ArpPacket::new_checked(packet).ok()?;
         match ArpRepr::parse(&packet).ok()? {

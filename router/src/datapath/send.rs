@@ -263,13 +263,40 @@ impl Sender {
                     self.counters.open_questions.set(self.questions.len() as u64);
                     return Err(DropReason::NeighbourUnknown);
                 }
+                None if question.is_for_a_free_link_local() => {
+                    return self.send_to_acquainted(table, header, frame, now, io);
+                }
                 None => {}
             }
+        }
+        // A router that exists is heard by everybody from time to time, and so has sessions with all.
+        if frame::is_for_routers(ethernet.dst) {
+            return self.send_to_acquainted(table, header, frame, now, io);
         }
         for &peer in table.flood_peers() {
             self.send_to_peer(peer, &mut header, frame, now, io);
         }
         Ok(())
+    }
+
+    /// To everybody with whom there is a session.
+    fn send_to_acquainted(
+        &mut self,
+        table: &EndpointTable,
+        mut header: virtio::Header,
+        frame: &mut [u8],
+        now: Instant,
+        io: &mut impl SenderIo,
+    ) -> Result<(), DropReason> {
+        let mut fate = Ok(());
+        for &peer in table.flood_peers() {
+            if self.peers.contains_key(&peer) {
+                self.send_to_peer(peer, &mut header, frame, now, io);
+            } else {
+                fate = Err(DropReason::NotWorthASession);
+            }
+        }
+        fate
     }
 
     fn send_to_peer(

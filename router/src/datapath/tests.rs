@@ -658,6 +658,44 @@ fn questions_for_neighbours_are_answered_dropped_or_flooded() {
 }
 
 #[test]
+fn what_every_host_says_at_its_start_makes_no_sessions() {
+    let solicitation = |source: &str| {
+        let mut frame = [[0x33, 0x33, 0xff, 0, 0, 7], MAC_A.0].concat();
+        frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 24, 58, 255]);
+        for address in [source, "ff02::1:ff00:7"] {
+            frame.extend(address.parse::<std::net::Ipv6Addr>().expect("address").octets());
+        }
+        frame.extend([135, 0, 0, 0, 0, 0, 0, 0]);
+        frame.extend("fe80::7".parse::<std::net::Ipv6Addr>().expect("address").octets());
+        (virtio::Header::default(), frame)
+    };
+    let group =
+        |last: [u8; 6]| (virtio::Header::default(), [&last, &MAC_A.0[..], &[0x08, 0x06, 0, 1]].concat());
+    let quiet = [
+        group([0x33, 0x33, 0, 0, 0, 0x16]),
+        group([0x33, 0x33, 0, 0, 0, 0x02]),
+        group([0x01, 0, 0x5e, 0, 0, 0x16]),
+        solicitation("::"),
+    ];
+    let mut pair = Pair::new(1472);
+    pair.at_alice.set_flood_peers(vec![BOB, CAROL]);
+    for (number, frame) in quiet.into_iter().enumerate() {
+        pair.send(&[frame]);
+        assert_eq!(pair.world.trains.len(), number + 1, "Bob, who has a session, gets frame {number}");
+        assert_eq!(pair.drops(), [(DropReason::NotWorthASession, number as u64 + 1)]);
+    }
+    let wants = |pair: &Pair| {
+        let of_carol = |input: &&ControlInput| matches!(input, ControlInput::WantSession(CAROL));
+        pair.world.control.iter().filter(of_carol).count()
+    };
+    assert_eq!(wants(&pair), 0);
+    for frame in [solicitation("fe80::1"), group([0x33, 0x33, 0, 0, 0, 0xfb]), group([0xff; 6])] {
+        pair.send(&[frame]);
+    }
+    assert_eq!(wants(&pair), 1, "others are for everybody");
+}
+
+#[test]
 fn early_question_is_answered_when_the_address_is_announced() {
     let mut pair = Pair::new(1472);
     pair.send(&[arp_request([10, 32, 0, 1], [10, 32, 0, 99])]);
