@@ -20,7 +20,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 10] = [
     ("router", &["control", "gossip", "ipam"]),
     ("weavectl", &["control"]),
     ("cni-plugin", &["control"]),
-    ("sim", &["gossip", "ipam", "router"]),
+    ("sim", &["gossip", "ipam", "netns-tests", "router"]),
     ("benches", &["gossip", "ipam", "router"]),
     ("netns-tests", &[]),
     ("xtask", &["netns-tests"]),

@@ -16,6 +16,8 @@ const FACTORS: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0x243f_6a88_85a3_08d3];
 struct State {
     /// How many have begun and not ended.
     depth: u32,
+    /// Of these, how many only remember signatures.
+    remembering: u32,
     /// Hashes of all signatures that were made, with key and message.
     made: HashSet<u128>,
     /// Counts whatever needs a number that never comes again.
@@ -27,18 +29,36 @@ thread_local! {
 }
 
 /// Holds until it is dropped, for the thread that made it.
-pub struct Begun(());
+pub struct Begun(What);
+
+/// What was begun.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    All,
+    Remembering,
+}
 
 /// Routers that are made in this thread from now on pretend.
 pub fn begin() -> Begun {
     STATE.with_borrow_mut(|state| state.depth += 1);
-    Begun(())
+    Begun(What::All)
+}
+
+/// Signatures that are made in this thread from now on are known to be good, and nothing else changes: for routers that also talk to others
+/// which are real.
+pub fn remember_signatures() -> Begun {
+    STATE.with_borrow_mut(|state| {
+        state.depth += 1;
+        state.remembering += 1;
+    });
+    Begun(What::Remembering)
 }
 
 impl Drop for Begun {
     fn drop(&mut self) {
         STATE.with_borrow_mut(|state| {
             state.depth -= 1;
+            state.remembering -= u32::from(self.0 == What::Remembering);
             if state.depth == 0 {
                 *state = State::default();
             }
@@ -46,9 +66,9 @@ impl Drop for Begun {
     }
 }
 
-/// Whether this thread has begun.
+/// Whether routers of this thread pretend.
 pub(in crate::core) fn is_on() -> bool {
-    STATE.with_borrow(|state| state.depth > 0)
+    STATE.with_borrow(|state| state.depth > state.remembering)
 }
 
 /// A number that is higher than all before it.
@@ -114,6 +134,19 @@ mod tests {
         drop(begun);
         assert!(!is_signature(&key, b"message", &signature));
         assert!(!is_on());
+    }
+
+    #[test]
+    fn whoever_only_remembers_signatures_pretends_nothing() {
+        let identity = Identity::from_seed([7; 64]);
+        let begun = remember_signatures();
+        let signature = identity.sign(b"message");
+        assert!(is_signature(&identity.public().ed25519, b"message", &signature));
+        assert!(!is_on());
+        let all = begin();
+        drop(begun);
+        assert!(is_on());
+        drop(all);
     }
 
     #[test]
