@@ -38,15 +38,22 @@ pub(crate) fn run(_args: &Args, ui: &Ui) -> Result<()> {
 
 /// Builds the plugin and checks that it is what it must be.
 pub(crate) fn static_plugin() -> Result<PathBuf> {
+    let file = static_program("cni-plugin", "weave-cni")?;
+    starts(&file)?;
+    Ok(file)
+}
+
+/// Builds a program that needs nothing of the system it runs on, and checks that.
+pub(crate) fn static_program(package: &str, program: &str) -> Result<PathBuf> {
     // With a target named, the flag stays away from build scripts and procedural macros.
     let mut command = cargo::cargo();
     command.env("RUSTFLAGS", "-C target-feature=+crt-static");
-    command.args(["build", "--profile", "plugin", "--locked", "-p", "cni-plugin", "--target", TARGET]);
+    command.args(["build", "--profile", "plugin", "--locked", "-p", package, "--target", TARGET]);
     let status = command.status().context("cannot run `cargo build`")?;
     if !status.success() {
-        bail!("building the plugin failed ({status})");
+        bail!("building `{program}` failed ({status})");
     }
-    let file = cargo::target_dir()?.join(TARGET).join("plugin/weave-cni");
+    let file = cargo::target_dir()?.join(TARGET).join("plugin").join(program);
     let bytes = fs::read(&file).with_context(|| format!("cannot read `{}`", file.display()))?;
     if bytes.len() as u64 > MAX_PLUGIN_BYTES {
         bail!("`{}` has {} bytes (want at most {MAX_PLUGIN_BYTES})", file.display(), bytes.len());
@@ -54,7 +61,6 @@ pub(crate) fn static_plugin() -> Result<PathBuf> {
     if wants_an_interpreter(&bytes).with_context(|| format!("`{}` is no ELF file", file.display()))? {
         bail!("`{}` is linked dynamically", file.display());
     }
-    starts(&file)?;
     Ok(file)
 }
 

@@ -6,6 +6,7 @@ mod bench;
 mod cargo;
 mod demo;
 mod dist;
+mod docker_plugin;
 mod fuzz;
 mod netns;
 mod setup;
@@ -67,6 +68,11 @@ enum Command {
     /// Build the programs as they are installed on hosts: `target/dist`
     #[command(after_help = "Example:\n  cargo xtask dist && sudo install target/dist/* /usr/local/bin/")]
     Dist(dist::Args),
+    /// Build the managed plugin for Docker's Swarm: `target/docker-plugin`
+    #[command(
+        after_help = "Example:\n  cargo xtask docker-plugin && sudo docker plugin create weave-fabric:1 target/docker-plugin"
+    )]
+    DockerPlugin(docker_plugin::Args),
     /// Install the system packages that the other commands need
     #[command(
         after_help = "Example:\n  cargo xtask setup           for everything but the rivals of the benchmark\n  \
@@ -85,6 +91,7 @@ fn main() -> ExitCode {
         Command::Fuzz(args) => fuzz::run(&args, &ui),
         Command::Sim(args) => sim::run(&args, &ui),
         Command::Dist(args) => dist::run(&args, &ui),
+        Command::DockerPlugin(args) => docker_plugin::run(&args, &ui),
         Command::Setup(args) => setup::run(&args, &ui),
     };
     match result {

@@ -58,6 +58,7 @@ pub(crate) fn test(args: &Args) -> Result<Counts> {
         command.arg("--show-output");
     }
     command.arg(format!("--test-threads={THREADS}"));
+    command.env("WEAVE_DOCKER_PLUGIN", crate::docker_plugin::build()?);
     command.env("WEAVE_BIN_DIR", cargo::target_dir()?.join("release"));
     cargo::test(&mut command)
 }

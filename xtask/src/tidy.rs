@@ -13,13 +13,14 @@ use crate::cargo;
 const MAX_LINES: usize = 1000;
 
 /// Which of our own crates each crate may depend on: dependencies point inwards.
-const MAY_DEPEND_ON: [(&str, &[&str]); 10] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 11] = [
     ("gossip", &[]),
     ("ipam", &["gossip"]),
     ("control", &[]),
     ("router", &["control", "gossip", "ipam"]),
     ("weavectl", &["control"]),
     ("cni-plugin", &["control"]),
+    ("docker-plugin", &[]),
     ("sim", &["gossip", "ipam", "netns-tests", "router"]),
     ("benches", &["gossip", "ipam", "router"]),
     ("netns-tests", &[]),

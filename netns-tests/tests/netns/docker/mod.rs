@@ -4,3 +4,4 @@ mod life;
 mod many;
 mod replay;
 mod support;
+mod swarm;

@@ -56,11 +56,12 @@ impl<F: Fabric> Driver<F> {
         if uses > 1 {
             return Ok(());
         }
+        // Docker gives each container's address back before the pool; Swarm's manager does not, once the network is gone.
         let left: Vec<Ipv4Addr> = book
             .page()
             .addresses
             .iter()
-            .filter(|(_, held)| held.reserved_by(&request.pool_id))
+            .filter(|(_, held)| held.ends_with(&request.pool_id))
             .map(|(at, _)| *at)
             .collect();
         drop(book);
@@ -131,7 +132,7 @@ impl<F: Fabric> Driver<F> {
             return match self.lease(pool, Wish::Fixed(v4), role).await {
                 Ok(_) => Ok(asked),
                 // Swarm's manager chose it, and its own router has leased it for the task.
-                Err(_) if self.scope == Scope::Global && pool.space == Space::Local => Ok(asked),
+                Err(_) if self.scope == Scope::Global => Ok(asked),
                 Err(error) => Err(error),
             };
         }
@@ -168,8 +169,8 @@ impl<F: Fabric> Driver<F> {
         let mut book = self.book.lock().await;
         let Some(held) = book.page().addresses.get(&v4).cloned() else { return Ok(None) };
         match held.with(pool) {
-            // Leased for the task by this host's own manager.
-            _ if held.role == Role::Task && pool.space == Space::Local => Ok(Some(true)),
+            // Leased for the task by this host's own manager, which says so again after its restart.
+            _ if held.role == Role::Task => Ok(Some(true)),
             Some(both) => {
                 book.write(vec![Change::Address(v4, Some(both))]).await?;
                 Ok(Some(true))
@@ -289,8 +290,10 @@ impl Held {
         Some(both)
     }
 
-    fn reserved_by(&self, pool: &str) -> bool {
-        self.role == Role::Reserved && [&self.v4, &self.v6].into_iter().flatten().any(|id| id == pool)
+    /// Whether it is of no use without this pool.
+    fn ends_with(&self, pool: &str) -> bool {
+        matches!(self.role, Role::Reserved | Role::Task)
+            && [&self.v4, &self.v6].into_iter().flatten().any(|id| id == pool)
     }
 }
 

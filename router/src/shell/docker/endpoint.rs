@@ -121,9 +121,14 @@ impl<F: Fabric> Driver<F> {
         self.fabric.unplug(id).await?;
         let own: Vec<(Ipv4Addr, Held)> = {
             let mut book = self.book.lock().await;
+            let address = book.page().endpoints.get(id).map(|endpoint| endpoint.address.addr());
             book.write(vec![Change::Endpoint(id.to_owned(), None)]).await?;
-            let of =
-                book.page().addresses.iter().filter(|(_, held)| held.role == Role::Endpoint(id.to_owned()));
+            // Its own, and what was given back while it was in use.
+            let ends = |(at, held): &(&Ipv4Addr, &Held)| {
+                let given_back = Some(**at) == address && held.v4.is_none() && held.v6.is_none();
+                given_back || held.role == Role::Endpoint(id.to_owned())
+            };
+            let of = book.page().addresses.iter().filter(ends);
             of.map(|(at, held)| (*at, held.clone())).collect()
         };
         for (address, held) in own {

@@ -199,8 +199,17 @@ async fn swarm_nodes_use_what_their_manager_leased() {
     done(about(&driver, "DeleteEndpoint", "ep-10-40-5-1").await);
     done(release(&driver, &local, "10.40.5.1").await);
     assert!(world.things().leases.contains_key(&"10.40.5.1".parse().expect("v4")), "the task still has it");
+    // The manager was restarted and says what it had chosen.
+    assert_eq!(done(address(&driver, global, "10.40.5.1").await)["Address"], "10.40.5.1/24");
     done(release(&driver, global, "10.40.5.1").await);
     assert!(!world.things().leases.contains_key(&"10.40.5.1".parse().expect("v4")));
+    // A network that is removed while its tasks end: the manager gives back the pool alone.
+    done(address(&driver, global, "10.40.5.2").await);
+    done(endpoint(&driver, "last", "10.40.5.2/24", "").await);
+    done(call(&driver, "IpamDriver.ReleasePool", json!({ "PoolID": global })).await);
+    done(about(&driver, "DeleteEndpoint", "last").await);
+    let ours = world.things().leases.values().filter(|holder| *holder != "docker:of another router").count();
+    assert_eq!(ours, 0);
 }
 
 #[tokio::test]
