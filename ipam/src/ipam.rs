@@ -13,6 +13,7 @@ use crate::ask::{Asks, Need};
 use crate::donate::Given;
 use crate::forward::Forwarding;
 use crate::journal::JournalEntry;
+use crate::leave::Passed;
 use crate::map::{Holding, OwnerMap};
 use crate::message::{Message, MessageError};
 use crate::reclaim::Reclaiming;
@@ -115,6 +116,7 @@ pub struct Ipam {
     pub(crate) claim: Option<Claim>,
     pub(crate) part_taken: Option<PeerId>,
     pub(crate) leaving: Option<PeerId>,
+    pub(crate) passed: Passed,
     /// Before it nothing is given away: this peer has come back, and perhaps it was removed meanwhile.
     pub(crate) listens_until: Option<Instant>,
     pub(crate) trust: Trust,
@@ -152,6 +154,7 @@ impl Ipam {
             claim: None,
             part_taken: None,
             leaving: None,
+            passed: Passed::default(),
             listens_until: None,
             trust: Trust::Sure,
             lost: BTreeMap::new(),
@@ -335,38 +338,6 @@ impl Ipam {
             }
             self.expire(ticket, now);
         }
-    }
-
-    /// Gives all own space to `to`, and whatever should still arrive. Leases that are left are lost. Answers how many
-    /// addresses went; done for good when [`Ipam::is_handed_over`]. The same call again is a no-op.
-    pub fn handover(&mut self, to: PeerId, now: Instant) -> Result<u64, HandoverError> {
-        if to == self.me {
-            return Err(HandoverError::ToOneself);
-        }
-        if self.removals.is_removed(to) {
-            return Err(HandoverError::HeirRemoved { heir: to });
-        }
-        if let Some(by) = self.removals.removed_by(self.me) {
-            return Err(HandoverError::Removed { by });
-        }
-        self.leaving = Some(to);
-        self.out.persist(JournalEntry::HandedOver(to));
-        let addresses = self.usable_blocks().into_iter().map(|block| Span::of(block).size()).sum();
-        self.pass_on(now);
-        for ticket in self.waiting.keys().copied().collect::<Vec<_>>() {
-            self.fail(ticket, AllocateError::Leaving, now);
-        }
-        self.turn(now);
-        Ok(addresses)
-    }
-
-    /// Whether nothing depends on this peer any more after [`Ipam::handover`]. Should it go earlier, or should space of a
-    /// peer that it removed turn up later, then `rmpeer` of this peer passes the rest on.
-    pub fn is_handed_over(&self) -> bool {
-        self.leaving.is_some()
-            && self.unconfirmed() == 0
-            && self.usable_blocks().is_empty()
-            && self.pending_takeovers().next().is_none()
     }
 
     /// Grants that their recipients have not taken up yet, as far as is known here.

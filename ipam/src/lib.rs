@@ -13,7 +13,7 @@
 //! - `map`: for every address the owner with the highest epoch; merging is order-free;
 //! - `space`: free, leased and resting addresses of this peer; `hash`: finds their holders;
 //! - [`journal`], `message`: what survives, and what peers say to each other;
-//! - `ownership`, `ask`, `donate`, `removal` with `forward` and `reclaim`: the four conversations; `tidy`: giving scraps back; `seed`: a
+//! - `ownership`, `ask`, `donate`, `removal` with `forward` and `reclaim`: the four conversations; `leave`: handing over; `tidy`: giving scraps back; `seed`: a
 //!   part of the range from the start;
 //! - [`audit`]: who owns what and how it came to, proven from signed records;
 //! - `types`: what callers say and hear; [`ipam`]: all of them together; `summary`: what a person is shown.
@@ -27,6 +27,7 @@ mod forward;
 mod hash;
 pub mod ipam;
 pub mod journal;
+mod leave;
 mod map;
 mod message;
 mod ownership;

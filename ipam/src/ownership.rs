@@ -140,18 +140,6 @@ impl Ipam {
         self.pass_on(now);
     }
 
-    /// A peer that is leaving keeps nothing: all goes to its heir, or to whoever took over from that one. If that is this
-    /// peer itself, it keeps the space until another heir is named.
-    pub(crate) fn pass_on(&mut self, now: Instant) {
-        let Some(heir) = self.leaving else { return };
-        let heir = self.removals.removed_by(heir).unwrap_or(heir);
-        if heir != self.me && !self.removals.is_removed(heir) {
-            for block in self.usable_blocks() {
-                self.grant(block, heir, now);
-            }
-        }
-    }
-
     /// The largest block around `block` that is all ours.
     pub(crate) fn folded(&self, block: Ipv4Net) -> Ipv4Net {
         let mut folded = block;

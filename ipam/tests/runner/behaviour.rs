@@ -619,3 +619,23 @@ fn a_damaged_journal_gives_nothing_before_the_fabric_was_heard() {
     late.trust(now);
     assert_eq!(late.own_blocks(), ["10.32.0.0/25".parse().unwrap()]);
 }
+
+#[test]
+fn two_that_leave_to_each_other_end_at_once_and_somebody_who_stays_inherits() {
+    let mut world = fabric("10.0.0.0/24", 3);
+    let ids: Vec<PeerId> = world.hosts.iter().map(|host| host.id).collect();
+    world.with(0, |ipam, now| ipam.handover(ids[1], now).unwrap());
+    world.with(1, |ipam, now| ipam.handover(ids[0], now).unwrap());
+    world.run(Duration::from_secs(3));
+    let given: Vec<u64> = (0..2).map(|host| world.ipam(host).stats().given).collect();
+    assert!(given.iter().all(|given| *given < 8), "nothing goes round: {given:?}");
+    let kept: Vec<usize> = (0..2).filter(|host| world.ipam(*host).needs_other_heir()).collect();
+    assert!(!kept.is_empty(), "somebody has what came back");
+    for host in kept {
+        assert!(world.ipam(host).was_heir(ids[1 - host]));
+        world.with(host, |ipam, now| ipam.handover(ids[2], now).unwrap());
+    }
+    world.run(Duration::from_secs(3));
+    assert!((0..2).all(|host| world.ipam(host).is_handed_over()));
+    assert_eq!(world.ipam(2).own_blocks(), ["10.0.0.0/24".parse().unwrap()]);
+}

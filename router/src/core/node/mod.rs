@@ -175,6 +175,8 @@ pub struct Node {
     removed: BTreeMap<PeerId, Option<Door>>,
     /// How many removals were heeded.
     heeded: usize,
+    /// Leaving, and all who could inherit leave as well.
+    stranded: bool,
     /// Addresses of local containers and of the host, by MAC.
     local: BTreeMap<Mac, EndpointAdvert>,
     /// Of these, the ones that nobody attached.
@@ -213,6 +215,7 @@ impl Node {
             peers: BTreeMap::new(),
             removed: BTreeMap::new(),
             heeded: 0,
+            stranded: false,
             local: BTreeMap::new(),
             foreign: BTreeSet::new(),
             my_addresses: Vec::new(),
@@ -433,16 +436,26 @@ impl Node {
 
     /// Gives all space to a live peer and says goodbye. Answers the heir.
     pub fn leave(&mut self, now: Instant) -> Option<PeerId> {
-        let heir = self
-            .gossip
-            .members()
-            .filter(|member| member.state == MemberState::Alive && member.id != self.me)
-            .map(|member| member.id)
-            .find(|heir| self.ipam.handover(*heir, now).is_ok());
+        let heir = self.name_heir(now);
         let macs: Vec<Mac> = self.local.keys().copied().collect();
         macs.into_iter().for_each(|mac| self.retract(mac, now));
         self.pump(now);
         heir
+    }
+
+    /// The first live member that was not the heir already gets everything.
+    fn name_heir(&mut self, now: Instant) -> Option<PeerId> {
+        let members = self.gossip.members().filter(|member| member.state == MemberState::Alive);
+        let others: Vec<PeerId> = members.map(|member| member.id).filter(|id| *id != self.me).collect();
+        let fresh = others.into_iter().filter(|id| !self.ipam.was_heir(*id)).collect::<Vec<_>>();
+        fresh.into_iter().find(|heir| self.ipam.handover(*heir, now).is_ok())
+    }
+
+    /// The heir is leaving as well, and passes everything back: somebody who stays gets it, if there is anybody.
+    pub(super) fn name_other_heir(&mut self, now: Instant) {
+        if self.ipam.needs_other_heir() {
+            self.stranded = self.name_heir(now).is_none();
+        }
     }
 
     /// After `leave` and once allocation has settled: tells the neighbours.
@@ -451,9 +464,9 @@ impl Node {
         self.pump(now);
     }
 
-    /// Has the heir taken up everything that `leave` gave it, as far as is known? True without an heir.
+    /// Has the heir taken up everything that `leave` gave it, as far as is known? True without an heir, and when all others leave too.
     pub fn is_handed_over(&self) -> bool {
-        self.ipam.summary().leaving_to.is_none() || self.ipam.is_handed_over()
+        self.stranded || self.ipam.summary().leaving_to.is_none() || self.ipam.is_handed_over()
     }
 
     /// The next journal entry that must be durable before `settle`.

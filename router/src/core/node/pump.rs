@@ -64,6 +64,7 @@ impl Node {
                 break;
             }
         }
+        self.name_other_heir(now);
         while let Some((to, datagram)) = self.sessions.poll_transmit() {
             self.outputs.push_back(Output::Transmit(to, datagram));
         }
