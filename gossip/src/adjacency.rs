@@ -17,8 +17,15 @@ use crate::store::Store;
 /// Neighbours in one record: as many as fit its value, well above any degree.
 const MAX_NEIGHBOURS: usize = (MAX_VALUE - 4) / 16;
 
-/// A member is looked for in the graph after so long: its adjacency needs time to be published and spread.
-pub(crate) const GRAPH_AGE: Duration = Duration::from_secs(8);
+/// A member is looked for in the graph so long after it may have published its adjacency: that needs time to spread.
+const SPREAD: Duration = Duration::from_secs(7);
+
+/// So many members make the pause between two records of a peer as much longer as itself: the records of a fabric that changes go to all,
+/// so that with a fixed pause everybody would receive the more of them the larger it is.
+const MEMBERS_FOR_PAUSE: u32 = 100;
+
+/// And so many times longer at most: the mesh of halves that found each other again is judged by these records.
+const LONGEST_PAUSE: u32 = 30;
 
 /// When to publish our adjacency.
 #[derive(Debug)]
@@ -61,6 +68,7 @@ impl Adjacency {
         me: PeerId,
         store: &Store,
         membership: &Membership,
+        graph_age: Duration,
         now: Instant,
     ) -> Vec<PeerId> {
         let alive = membership.iter().filter(|member| match member.state {
@@ -72,7 +80,7 @@ impl Adjacency {
         for member in alive {
             // Somebody who was met, and of whom not even this has come, is cut off as well.
             graph.insert(member.id, neighbours_of(store, member.id).unwrap_or_default());
-            if now >= member.since + GRAPH_AGE {
+            if now >= member.since + graph_age {
                 settled.push(member.id);
             }
         }
@@ -92,14 +100,25 @@ impl Adjacency {
     }
 }
 
+/// How long after a change the graph shows every member.
+pub(crate) fn graph_age(interval: Duration) -> Duration {
+    SPREAD + interval
+}
+
 impl<K: Keys> Gossip<K> {
+    /// The pause between two adjacency records, for a fabric of the present size.
+    pub(crate) fn adjacency_interval(&self) -> Duration {
+        let members = u32::try_from(self.membership.count()).unwrap_or(u32::MAX);
+        self.config.adjacency_interval * (members / MEMBERS_FOR_PAUSE).clamp(1, LONGEST_PAUSE)
+    }
+
     /// Publishes who our neighbours are, if that changed and the last time is long enough ago.
     pub(crate) fn publish_adjacency(&mut self, now: Instant) {
         if self.adjacency.poll_timeout().is_none_or(|at| at > now) {
             return;
         }
         self.adjacency.freshness = Freshness::Published;
-        self.adjacency.not_before = now + self.config.adjacency_interval;
+        self.adjacency.not_before = now + self.adjacency_interval();
         let neighbours: Vec<PeerId> = self.mesh.neighbours().take(MAX_NEIGHBOURS).collect();
         if self.publish(RecordKey::only(Kind::ADJACENCY), codec::encode(&neighbours), now).is_err() {
             // Only when a caller filled all room for records of our own: the graph is then judged without us.

@@ -31,7 +31,8 @@ pub struct Config {
     pub forget_after: Duration,
     /// How often the digest is compared with one random neighbour, whatever the probes say. 2 to 60 s.
     pub repair_interval: Duration,
-    /// The least time between two versions of our adjacency record. Too short and a flapping link floods the fabric.
+    /// The least time between two versions of our adjacency record, for each hundred members. Too short and a flapping link, or a fleet that
+    /// starts, floods the fabric; too long and one that fell apart is found out late.
     pub adjacency_interval: Duration,
     /// How long a tombstone is spread and counted in digests; it shields against its record as long again. Must be above
     /// the longest partition in which a withdrawn record should not come back for a moment.

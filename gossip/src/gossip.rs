@@ -6,20 +6,21 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::adjacency::{self, Adjacency};
 use crate::codec::DecodeError;
 use crate::config::Config;
 use crate::detector::{self, Answer, Detector};
 use crate::keys::Keys;
-use crate::link::{Link, Queued};
+use crate::link::{Flow, Link, Queued};
 use crate::membership::{Member, MemberState, Membership};
 use crate::mesh::{self, Calm, Mesh, Scope, View};
 use crate::own::Own;
 use crate::peer::PeerId;
 use crate::record::{Kind, Record, RecordKey};
 use crate::rng::Rng;
+use crate::rumours::Reach;
 use crate::stats::{DropReason, Stats};
 use crate::store::Store;
 use crate::tree::Missing;
@@ -27,6 +28,11 @@ use crate::wire::{self, MAX_MESSAGE, Message, Pulse, Purpose, Rumour};
 
 /// Peers that may be worth a link and are not members yet: those of one join token, many times over.
 const MAX_CANDIDATES: usize = 256;
+
+/// When records or rumours were sent, the next ones wait so long for more of them: while a fleet starts, each peer hears hundreds in a
+/// second, and one message for each would cost more than what it carries. The first of a burst waits for nothing; more would be felt, as
+/// it adds up over the hops.
+const GATHER: Duration = Duration::from_millis(30);
 
 /// Quarantine notices that wait to be fetched; counters tell of the rest.
 const MAX_QUARANTINE_EVENTS: usize = 64;
@@ -110,6 +116,13 @@ pub enum MessageError {
 
 pub use crate::own::PublishError;
 
+/// Whether records or rumours left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flowed {
+    Nothing,
+    Something,
+}
+
 /// One peer's half of the conversation.
 pub struct Gossip<K> {
     pub(crate) config: Config,
@@ -136,6 +149,12 @@ pub struct Gossip<K> {
     quarantine_events: usize,
     /// The link that was served last, so that all get their turn.
     cursor: PeerId,
+    /// The latest time that was told.
+    now: Instant,
+    /// Records and rumours that do not fill a message are sent again from then on.
+    flows_at: Instant,
+    /// Whether some were sent at the latest time.
+    flowed: Flowed,
 }
 
 impl<K: Keys> Gossip<K> {
@@ -163,12 +182,16 @@ impl<K: Keys> Gossip<K> {
             events: VecDeque::new(),
             quarantine_events: 0,
             cursor: me,
+            now,
+            flows_at: now,
+            flowed: Flowed::Nothing,
             config,
         }
     }
 
     /// A session to `peer` exists and may carry gossip. Also when it was replaced by a new one.
     pub fn handle_link_up(&mut self, peer: PeerId, now: Instant) {
+        self.note_time(now);
         if peer == self.me || self.has_left() {
             return;
         }
@@ -176,7 +199,7 @@ impl<K: Keys> Gossip<K> {
         self.candidates.remove(&peer);
         if !self.store.is_removed(peer) {
             match self.membership.meet(peer, now) {
-                Ok(change) => self.settle(peer, change, None, now),
+                Ok(change) => self.settle(peer, change, Reach::All, None, now),
                 Err(reason) => self.stats.count(reason),
             }
             let actions = self.mesh.handle_link_up(peer);
@@ -190,6 +213,7 @@ impl<K: Keys> Gossip<K> {
 
     /// The session to `peer` is gone.
     pub fn handle_link_down(&mut self, peer: PeerId, now: Instant) {
+        self.note_time(now);
         if self.links.remove(&peer).is_none() || self.has_left() {
             return;
         }
@@ -197,12 +221,13 @@ impl<K: Keys> Gossip<K> {
             self.detector.unwatch(peer);
             self.adjacency.touch();
             let change = self.membership.suspect(peer, self.me, now);
-            self.settle(peer, change, None, now);
+            self.settle(peer, change, Reach::All, None, now);
         }
     }
 
     /// A message came over the link to `from`. An error changes nothing and is counted.
     pub fn handle_message(&mut self, from: PeerId, bytes: &[u8], now: Instant) -> Result<(), MessageError> {
+        self.note_time(now);
         self.stats.messages_received += 1;
         self.stats.bytes_received += bytes.len() as u64;
         if self.has_left() {
@@ -246,6 +271,7 @@ impl<K: Keys> Gossip<K> {
 
     /// The time of [`Gossip::poll_timeout`] has come. Harmless at any other time.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.note_time(now);
         if self.has_left() {
             return;
         }
@@ -275,6 +301,7 @@ impl<K: Keys> Gossip<K> {
     /// Forgets a peer for which a removal was accepted: drops its records and refuses them from now on. The link to it, if
     /// any, still carries records of others, so that it can find its removal.
     pub fn remove_peer(&mut self, peer: PeerId, now: Instant) {
+        self.note_time(now);
         if peer == self.me || self.store.is_removed(peer) {
             return;
         }
@@ -302,7 +329,8 @@ impl<K: Keys> Gossip<K> {
         loop {
             let behind = self.links.range((Bound::Excluded(self.cursor), Bound::Unbounded));
             let mut around = behind.chain(self.links.range(..=self.cursor));
-            let to = around.find(|(_, link)| link.may_send()).map(|(&peer, _)| peer)?;
+            let flow = self.flow();
+            let to = around.find(|(_, link)| link.may_send(flow)).map(|(&peer, _)| peer)?;
             // Nothing comes of a link whose names all stand for what was dropped since; it has no more names then.
             if let Some(payload) = self.next_for(to) {
                 self.cursor = to;
@@ -337,6 +365,10 @@ impl<K: Keys> Gossip<K> {
             (self.own.poll_timeout(), "unclaimed record"),
             (self.store.poll_timeout(), "tombstone"),
             (self.links.values().filter_map(Link::poll_timeout).min(), "link budget"),
+            (
+                self.links.values().any(|link| link.may_flow(Flow::Open)).then_some(self.flows_next()),
+                "records gather",
+            ),
         ];
         timers.into_iter().filter_map(|(at, why)| Some((at?, why))).min()
     }
@@ -449,6 +481,7 @@ impl<K: Keys> Gossip<K> {
     }
 
     fn look_around(&mut self, now: Instant) {
+        let graph_age = adjacency::graph_age(self.adjacency_interval());
         let view = |scope| {
             let linked = self.links.keys().copied().filter(|peer| !self.store.is_removed(*peer)).collect();
             let mut view = View { linked, ..View::default() };
@@ -464,14 +497,16 @@ impl<K: Keys> Gossip<K> {
             view.alive.extend(self.candidates.iter().copied());
             view.cut_off = match scope {
                 Scope::Peers => Vec::new(),
-                Scope::Graph => self.adjacency.cut_off(self.me, &self.store, &self.membership, now),
+                Scope::Graph => {
+                    self.adjacency.cut_off(self.me, &self.store, &self.membership, graph_age, now)
+                }
             };
             // Even with neighbours enough: somebody was told of them, and they may belong to the rest of the fabric.
             view.cut_off.extend(self.candidates.iter().copied());
             view
         };
         let calm = Calm {
-            graph: self.candidates.is_empty() && now >= self.last_graph_change + adjacency::GRAPH_AGE * 2,
+            graph: self.candidates.is_empty() && now >= self.last_graph_change + graph_age * 2,
             members: self.membership.all_run(),
         };
         let actions = self.mesh.handle_timeout(now, &mut self.rng, calm, view);
@@ -502,7 +537,7 @@ impl<K: Keys> Gossip<K> {
                 }
                 mesh::Action::Accuse(peer) => {
                     let change = self.membership.suspect(peer, self.me, now);
-                    self.settle(peer, change, None, now);
+                    self.settle(peer, change, Reach::All, None, now);
                 }
             }
         }
@@ -528,7 +563,7 @@ impl<K: Keys> Gossip<K> {
             detector::Action::Failed { peer } => {
                 self.stats.probes_failed += 1;
                 let change = self.membership.suspect(peer, self.me, now);
-                self.settle(peer, change, None, now);
+                self.settle(peer, change, Reach::All, None, now);
             }
         }
     }
@@ -593,14 +628,49 @@ impl<K: Keys> Gossip<K> {
         self.emit(Event::Quarantined { origin: record.origin, key: record.key.clone(), reason });
     }
 
+    /// Time moves on. What was sent at the time before makes what comes next wait.
+    pub(crate) fn note_time(&mut self, now: Instant) {
+        if now > self.now {
+            self.flows_at = self.flows_next();
+            self.flowed = Flowed::Nothing;
+            self.now = now;
+        }
+    }
+
+    /// Everything that waits is sent now, however little it is.
+    pub(crate) fn flush(&mut self) {
+        (self.flows_at, self.flowed) = (self.now, Flowed::Nothing);
+    }
+
+    fn flow(&self) -> Flow {
+        if self.now >= self.flows_at { Flow::Open } else { Flow::Gathering }
+    }
+
+    /// When records and rumours are sent after the present time.
+    fn flows_next(&self) -> Instant {
+        match self.flowed {
+            Flowed::Something => self.now + GATHER,
+            Flowed::Nothing => self.flows_at,
+        }
+    }
+
     fn next_for(&mut self, to: PeerId) -> Option<Vec<u8>> {
+        let flow = self.flow();
         let link = self.links.get_mut(&to)?;
         if let Some(message) = link.next_ready() {
             return Some(message);
         }
-        let next =
-            self.next_rumours(to).or_else(|| self.next_push(to)).or_else(|| self.next_announcements(to));
-        next.map(|message| message.emit())
+        if link.may_flow(flow) {
+            self.flowed = match flow {
+                Flow::Open => Flowed::Something,
+                Flow::Gathering => self.flowed,
+            };
+            let next = self.next_rumours(to).or_else(|| self.next_push(to));
+            if let Some(message) = next {
+                return Some(message.emit());
+            }
+        }
+        self.next_announcements(to).map(|message| message.emit())
     }
 
     fn next_rumours(&mut self, to: PeerId) -> Option<Message> {

@@ -2,7 +2,8 @@
 //!
 //! Not cryptographic. A peer that forges collisions among its own signed records only hides them from itself.
 
-/// FNV-1a with a final mix, so that sums of hashes do not cancel out in patterns.
+/// In the manner of FNV-1a, eight bytes at a time, with a final mix, so that sums of hashes do not cancel out in patterns. Whoever writes
+/// parts of different lengths writes the lengths as well: the last word of a part is filled up with zeros.
 pub(crate) struct Hasher(u64);
 
 impl Default for Hasher {
@@ -13,9 +14,18 @@ impl Default for Hasher {
 
 impl Hasher {
     pub(crate) fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        let (words, rest) = bytes.as_chunks::<8>();
+        words.iter().for_each(|word| self.absorb(u64::from_le_bytes(*word)));
+        if !rest.is_empty() {
+            let mut last = [0; 8];
+            last[..rest.len()].copy_from_slice(rest);
+            self.absorb(u64::from_le_bytes(last));
         }
+    }
+
+    fn absorb(&mut self, word: u64) {
+        let mixed = (self.0 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ mixed >> 32;
     }
 
     pub(crate) fn finish(&self) -> u64 {

@@ -98,7 +98,7 @@ impl<K: Keys> Gossip<K> {
                 return;
             }
         }
-        let record = Arc::new(record);
+        let record = self.keys.keep(record);
         let previous = match self.store.insert(Arc::clone(&record), now) {
             Ok(previous) => previous,
             Err(reason) => return self.quarantine(&record, reason),

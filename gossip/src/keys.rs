@@ -2,7 +2,10 @@
 //!
 //! Gossip knows neither the algorithm nor what a peer record looks like inside.
 
+use std::sync::Arc;
+
 use crate::peer::PeerId;
+use crate::record::Record;
 
 /// Signs as this peer.
 pub trait Signer {
@@ -31,6 +34,11 @@ pub trait Verifier {
     /// A peer record authenticates its keys, since a peer is named after them. Nothing else in the value is proven yet:
     /// the signature is checked after this call, with these keys. Take the rest from [`crate::Event::RecordChanged`].
     fn introduce(&mut self, origin: PeerId, peer_record_value: &[u8]) -> bool;
+
+    /// Puts a record where it is kept. Where many peers live in one process they may keep equal ones in one place.
+    fn keep(&self, record: Record) -> Arc<Record> {
+        Arc::new(record)
+    }
 }
 
 /// Both halves, as `Gossip` needs them.

@@ -37,6 +37,9 @@ const REPAIR_MIN: Duration = Duration::from_secs(1);
 /// See [`REPAIR_MIN`]. Differences that cannot be settled (a full table) must not cost more than this.
 const REPAIR_MAX: Duration = Duration::from_secs(32);
 
+/// So many records fill a message: they wait for no more.
+const FULL: usize = 8;
+
 /// How long announcements wait for more of them.
 const ANNOUNCE_PAUSE: Duration = Duration::from_millis(100);
 
@@ -74,6 +77,13 @@ pub(crate) struct Link {
 pub(crate) enum Queued {
     Yes,
     Full,
+}
+
+/// Whether what waits may go, or waits for more of its kind unless it fills a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flow {
+    Open,
+    Gathering,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -215,11 +225,18 @@ impl Link {
     }
 
     /// Whether something waits that may be sent now.
-    pub(crate) fn may_send(&self) -> bool {
-        !self.ready.is_empty()
-            || !self.rumours.is_empty()
-            || (!self.pushes.is_empty() && self.send.left > 0)
-            || self.announce == Announce::Now
+    pub(crate) fn may_send(&self, flow: Flow) -> bool {
+        !self.ready.is_empty() || self.may_flow(flow) || self.announce == Announce::Now
+    }
+
+    /// Whether rumours or records wait that may be sent now.
+    pub(crate) fn may_flow(&self, flow: Flow) -> bool {
+        match flow {
+            Flow::Open => !self.rumours.is_empty() || (!self.pushes.is_empty() && self.send.left > 0),
+            Flow::Gathering => {
+                self.rumours.len() >= FULL || (self.pushes.len() >= FULL && self.send.left > 0)
+            }
+        }
     }
 
     pub(crate) fn refill(&mut self, now: Instant) {

@@ -124,6 +124,11 @@ impl Membership {
         self.members.iter().map(|(&id, entry)| entry.show(id))
     }
 
+    /// How many members are known.
+    pub(crate) fn count(&self) -> usize {
+        self.members.len()
+    }
+
     /// Whether nobody is dead and nobody has left.
     pub fn all_run(&self) -> bool {
         self.running == self.members.len()

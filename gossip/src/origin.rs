@@ -184,7 +184,7 @@ impl Origin {
 /// The bucket of a key within its origin.
 pub(crate) fn key_bucket(key: &RecordKey) -> usize {
     let mut hasher = Hasher::default();
-    hasher.write(&[key.kind.0]);
+    hasher.write(&[key.kind.0, key.name.len() as u8]);
     hasher.write(&key.name);
     usize::try_from(hasher.finish() % KEY_BUCKETS as u64).expect("a small number")
 }

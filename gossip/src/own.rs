@@ -11,6 +11,7 @@ use crate::membership::Change;
 use crate::peer::PeerId;
 use crate::planted::{Bug, planted};
 use crate::record::{Kind, MAX_NAME, MAX_VALUE, Record, RecordKey};
+use crate::rumours::Reach;
 use crate::stats::DropReason;
 use crate::store::{Judgement, MAX_RECORDS_PER_ORIGIN};
 use crate::wire::{Claim, Class, Proven, Rumour, Standing, proof_bytes};
@@ -104,6 +105,7 @@ impl Own {
 impl<K: Keys> Gossip<K> {
     /// Says something under a key, to everybody. Does nothing when that is what is said already.
     pub fn publish(&mut self, key: RecordKey, value: Vec<u8>, now: Instant) -> Result<(), PublishError> {
+        self.note_time(now);
         if self.has_left() {
             return Err(PublishError::Left);
         }
@@ -125,6 +127,7 @@ impl<K: Keys> Gossip<K> {
 
     /// No longer says anything under a key.
     pub fn withdraw(&mut self, key: &RecordKey, now: Instant) {
+        self.note_time(now);
         self.own.found.remove(key);
         if !self.has_left() && self.store.get(self.me, key).is_some_and(|held| held.value.is_some()) {
             self.bury(key.clone(), now);
@@ -136,6 +139,8 @@ impl<K: Keys> Gossip<K> {
         if self.has_left() {
             return;
         }
+        self.note_time(now);
+        self.flush();
         self.own.presence = Presence::Left;
         self.own.proof = self.keys.sign(&proof_bytes(self.me, self.own.incarnation, Proven::Left));
         self.last_change = now;
@@ -224,7 +229,7 @@ impl<K: Keys> Gossip<K> {
     /// Keeps what an earlier boot said until it is clear whether it is still meant.
     fn find_own(&mut self, record: Record, from: PeerId, now: Instant) {
         let (key, value) = (record.key.clone(), record.value.clone());
-        match self.store.insert(record, now) {
+        match self.store.insert(self.keys.keep(record), now) {
             Ok(_) => {}
             Err(reason) => return self.stats.count(reason),
         }
@@ -273,7 +278,7 @@ impl<K: Keys> Gossip<K> {
     fn take_incarnation(&mut self, incarnation: u64, from: PeerId, now: Instant) {
         self.own.incarnation = incarnation;
         self.own.proof = self.keys.sign(&proof_bytes(self.me, incarnation, Proven::Alive));
-        self.settle(self.me, Change::Renewed, None, now);
+        self.settle(self.me, Change::Renewed, Reach::All, None, now);
         self.tell(from, self.me);
     }
 
@@ -285,7 +290,7 @@ impl<K: Keys> Gossip<K> {
         let version = self.own.last_version.saturating_add(1);
         let mut record = Record { origin: self.me, key: key.clone(), version, value, signature: [0; 64] };
         record.signature = self.keys.sign(&record.signing_bytes());
-        self.store.insert(record, now)?;
+        self.store.insert(self.keys.keep(record), now)?;
         self.own.last_version = version;
         self.after_change(self.me, &key, None, now);
         Ok(())

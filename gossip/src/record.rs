@@ -98,7 +98,8 @@ pub struct Record {
 impl Record {
     /// The bytes that the origin signs. Laid out by hand: the codec may change, old signatures must stay good.
     pub fn signing_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(SIGNING_CONTEXT.len() + 64 + MAX_NAME);
+        let value = self.value.as_ref().map_or(0, Vec::len);
+        let mut bytes = Vec::with_capacity(SIGNING_CONTEXT.len() + 64 + MAX_NAME + value);
         bytes.extend_from_slice(SIGNING_CONTEXT);
         bytes.extend_from_slice(&self.origin.0);
         bytes.push(self.key.kind.0);
@@ -132,7 +133,12 @@ impl Record {
     /// What this record adds to the digest of its origin.
     pub fn digest(&self) -> u64 {
         let mut hasher = Hasher::default();
-        hasher.write(&self.signing_bytes());
+        hasher.write(&self.origin.0);
+        hasher.write(&[self.key.kind.0, self.key.name.len() as u8]);
+        hasher.write(&self.key.name);
+        hasher.write(&self.version.to_be_bytes());
+        hasher.write(&self.value.as_ref().map_or(u64::MAX, |value| value.len() as u64).to_be_bytes());
+        hasher.write(self.value.as_deref().unwrap_or_default());
         hasher.write(&self.signature);
         hasher.finish()
     }

@@ -12,6 +12,16 @@ use crate::wire::{Rumour, Standing, proof_bytes};
 /// Members whose keys are not known yet, of which the newest rumour is kept until they are.
 const MAX_PARKED_RUMOURS: usize = 256;
 
+/// Over which links a change is told at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// All: somebody may have to contradict before time runs out.
+    All,
+    /// Those of the broadcast tree: nobody waits for it, and what gets lost is found by comparing digests. When a fleet starts,
+    /// everybody hears of everybody, and over all links it would be several times over.
+    Tree,
+}
+
 impl<K: Keys> Gossip<K> {
     /// Somebody says something of a member.
     pub(crate) fn hear(&mut self, rumour: Rumour, from: PeerId, now: Instant) {
@@ -50,7 +60,8 @@ impl<K: Keys> Gossip<K> {
                     // Accused in a life that we had not heard of: it lives until the suspicion runs out.
                     self.emit(Event::MemberUp(subject));
                 }
-                self.settle(subject, change, Some(from), now);
+                let reach = if before.is_none() { Reach::Tree } else { Reach::All };
+                self.settle(subject, change, reach, Some(from), now);
             }
             Err(reason) => self.stats.count(reason),
         }
@@ -69,12 +80,19 @@ impl<K: Keys> Gossip<K> {
         let heard = |peer, since| links.get(&peer).is_some_and(|link| link.last_heard > since);
         for peer in self.membership.handle_timeout(now, heard) {
             self.stats.deaths += 1;
-            self.settle(peer, Change::Down, None, now);
+            self.settle(peer, Change::Down, Reach::All, None, now);
         }
     }
 
     /// Draws the consequences of a change and passes it on, except to whom it came from.
-    pub(crate) fn settle(&mut self, subject: PeerId, change: Change, from: Option<PeerId>, now: Instant) {
+    pub(crate) fn settle(
+        &mut self,
+        subject: PeerId,
+        change: Change,
+        reach: Reach,
+        from: Option<PeerId>,
+        now: Instant,
+    ) {
         let gone = match change {
             Change::Nothing => return,
             Change::Renewed | Change::Confirmed => false,
@@ -105,7 +123,10 @@ impl<K: Keys> Gossip<K> {
         self.store.set_standing(subject, self.standing(subject));
         self.last_change = now;
         self.last_graph_change = now;
-        let mut hearers: Vec<PeerId> = self.mesh.neighbours().collect();
+        let mut hearers: Vec<PeerId> = match reach {
+            Reach::All => self.mesh.neighbours().collect(),
+            Reach::Tree => self.mesh.neighbours().filter(|peer| self.is_eager(peer)).collect(),
+        };
         // Whoever is accused must hear it, to be able to contradict.
         hearers.push(subject);
         for peer in hearers.into_iter().filter(|peer| Some(*peer) != from) {
