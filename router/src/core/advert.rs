@@ -3,6 +3,7 @@
 //! These are wire types: each is the value of one record kind, written and read through `gossip::codec` with a limit.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use gossip::PeerId;
 use gossip::codec::{self, DecodeError};
@@ -57,6 +58,14 @@ impl PeerAdvert {
         advert.addresses.truncate(MAX_ADDRESSES);
         advert.addresses.retain(|address| is_dialable(*address));
         Ok(advert)
+    }
+
+    /// The same, to be held in several places.
+    pub(in crate::core) fn read(origin: PeerId, value: &[u8]) -> Result<Arc<PeerAdvert>, AdvertError> {
+        #[cfg(feature = "simulated")]
+        return super::simulated::keep_advert(origin, value, || Self::parse(origin, value));
+        #[cfg(not(feature = "simulated"))]
+        Self::parse(origin, value).map(Arc::new)
     }
 }
 

@@ -35,16 +35,49 @@ pub enum Change {
 }
 
 /// All announcements and the table made of them.
+///
+/// A fabric has thousands of peers that announce nothing but their bridge, so what says nothing takes no room.
 #[derive(Debug)]
 pub struct Endpoints {
     me: PeerId,
-    announced: BTreeMap<Mac, BTreeMap<PeerId, EndpointAdvert>>,
-    per_peer: BTreeMap<PeerId, usize>,
+    announced: BTreeMap<(PeerId, Mac), Said>,
+    holders: BTreeMap<Mac, Holders>,
+    /// Those with more than one holder.
+    shared: BTreeSet<Mac>,
+    counts: BTreeMap<PeerId, Counts>,
     present: BTreeSet<PeerId>,
-    resolved: BTreeMap<Mac, (PeerId, EndpointAdvert)>,
+    resolved: BTreeMap<Mac, (PeerId, Said)>,
     by_address: BTreeMap<IpAddr, Mac>,
     changes: VecDeque<Change>,
+    /// Whether [`Endpoints::peers`] are others than when somebody last asked.
+    hearers: Hearers,
     refused: u64,
+}
+
+/// An announcement; `None` is one that says nothing.
+type Said = Option<Box<EndpointAdvert>>;
+
+/// Who announces an address.
+#[derive(Debug)]
+enum Holders {
+    One(PeerId),
+    Many(BTreeSet<PeerId>),
+}
+
+/// Numbers of endpoints of one peer.
+#[derive(Debug, Default)]
+struct Counts {
+    /// That it announces.
+    announced: usize,
+    /// In the table, of those that hear broadcast.
+    hearing: usize,
+}
+
+/// Whether others hear broadcast than before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hearers {
+    AsBefore,
+    Changed,
 }
 
 impl Endpoints {
@@ -53,11 +86,14 @@ impl Endpoints {
         Endpoints {
             me,
             announced: BTreeMap::new(),
-            per_peer: BTreeMap::new(),
+            holders: BTreeMap::new(),
+            shared: BTreeSet::new(),
+            counts: BTreeMap::new(),
             present: BTreeSet::from([me]),
             resolved: BTreeMap::new(),
             by_address: BTreeMap::new(),
             changes: VecDeque::new(),
+            hearers: Hearers::AsBefore,
             refused: 0,
         }
     }
@@ -70,30 +106,35 @@ impl Endpoints {
         advert: EndpointAdvert,
         owns: impl Fn(PeerId, Ipv4Addr) -> bool,
     ) {
-        if !self.announced.get(&mac).is_some_and(|holders| holders.contains_key(&origin)) {
-            let count = self.per_peer.entry(origin).or_default();
-            if *count >= MAX_PER_PEER {
+        let said = (advert != EndpointAdvert::default()).then(|| Box::new(advert));
+        if let Some(held) = self.announced.get_mut(&(origin, mac)) {
+            *held = said;
+        } else {
+            let counts = self.counts.entry(origin).or_default();
+            if counts.announced >= MAX_PER_PEER {
                 self.refused += 1;
                 return;
             }
-            *count += 1;
+            counts.announced += 1;
+            self.announced.insert((origin, mac), said);
+            self.add_holder(mac, origin);
         }
-        self.announced.entry(mac).or_default().insert(origin, advert);
         self.resolve(mac, &owns);
     }
 
     /// `origin` announces `mac` no longer.
     pub fn withdraw(&mut self, origin: PeerId, mac: Mac, owns: impl Fn(PeerId, Ipv4Addr) -> bool) {
-        let Some(holders) = self.announced.get_mut(&mac) else { return };
-        if holders.remove(&origin).is_some()
-            && let Some(count) = self.per_peer.get_mut(&origin)
-        {
-            *count -= 1;
+        if self.announced.remove(&(origin, mac)).is_none() {
+            return;
         }
-        if holders.is_empty() {
-            self.announced.remove(&mac);
-        }
+        self.remove_holder(mac, origin);
         self.resolve(mac, &owns);
+        if let Some(counts) = self.counts.get_mut(&origin) {
+            counts.announced -= 1;
+            if counts.announced == 0 {
+                self.counts.remove(&origin);
+            }
+        }
     }
 
     /// A peer came or went; its endpoints are shown or hidden.
@@ -103,17 +144,14 @@ impl Endpoints {
             Presence::Gone => peer != self.me && self.present.remove(&peer),
         };
         if changed {
-            let theirs = |holders: &BTreeMap<PeerId, EndpointAdvert>| holders.contains_key(&peer);
-            let macs: Vec<Mac> =
-                self.announced.iter().filter(|(_, h)| theirs(h)).map(|(mac, _)| *mac).collect();
+            let macs: Vec<Mac> = self.macs_of(peer).collect();
             macs.into_iter().for_each(|mac| self.resolve(mac, &owns));
         }
     }
 
     /// Ownership of address space changed: decide contested addresses anew.
     pub fn recheck(&mut self, owns: impl Fn(PeerId, Ipv4Addr) -> bool) {
-        let contested: Vec<Mac> =
-            self.announced.iter().filter(|(_, h)| h.len() > 1).map(|(mac, _)| *mac).collect();
+        let contested: Vec<Mac> = self.shared.iter().copied().collect();
         contested.into_iter().for_each(|mac| self.resolve(mac, &owns));
     }
 
@@ -124,11 +162,13 @@ impl Endpoints {
 
     /// Peers, other than this router, that have somebody to hear broadcast and multicast: a container, a device, or a host with an
     /// address of the fabric. A bare bridge is nobody.
-    pub fn peers(&self) -> BTreeSet<PeerId> {
-        let hears = |(mac, (owner, advert)): &(&Mac, &(PeerId, EndpointAdvert))| {
-            *owner != self.me && (**mac != Mac::of_host(*owner) || !advert.addresses().is_empty())
-        };
-        self.resolved.iter().filter(hears).map(|(_, (owner, _))| *owner).collect()
+    pub fn peers(&self) -> impl Iterator<Item = PeerId> {
+        self.counts.iter().filter(|(_, counts)| counts.hearing > 0).map(|(peer, _)| *peer)
+    }
+
+    /// Whether [`Endpoints::peers`] may be others than when this was last asked.
+    pub fn take_hearers_changed(&mut self) -> bool {
+        std::mem::replace(&mut self.hearers, Hearers::AsBefore) == Hearers::Changed
     }
 
     /// How many endpoints in the table are at each peer, without its bridge. Whoever has none is not named.
@@ -157,45 +197,100 @@ impl Endpoints {
 
     /// Addresses that more than one present peer announces.
     pub fn contested(&self) -> impl Iterator<Item = (Mac, Vec<PeerId>)> {
-        self.announced.iter().filter_map(|(mac, holders)| {
+        self.shared.iter().filter_map(|mac| {
             let present: Vec<PeerId> =
-                holders.keys().copied().filter(|peer| self.present.contains(peer)).collect();
+                self.holders_of(*mac).filter(|peer| self.present.contains(peer)).collect();
             (present.len() > 1).then_some((*mac, present))
         })
     }
 
+    fn macs_of(&self, peer: PeerId) -> impl Iterator<Item = Mac> {
+        self.announced.range((peer, Mac([0; 6]))..=(peer, Mac([0xff; 6]))).map(|((_, mac), _)| *mac)
+    }
+
+    fn holders_of(&self, mac: Mac) -> impl Iterator<Item = PeerId> {
+        let (one, many) = match self.holders.get(&mac) {
+            None => (None, None),
+            Some(Holders::One(peer)) => (Some(*peer), None),
+            Some(Holders::Many(peers)) => (None, Some(peers)),
+        };
+        one.into_iter().chain(many.into_iter().flat_map(|peers| peers.iter().copied()))
+    }
+
+    fn add_holder(&mut self, mac: Mac, peer: PeerId) {
+        match self.holders.entry(mac).or_insert(Holders::One(peer)) {
+            Holders::One(one) if *one == peer => {}
+            Holders::Many(many) => drop(many.insert(peer)),
+            one @ Holders::One(_) => {
+                let Holders::One(first) = *one else { return };
+                *one = Holders::Many(BTreeSet::from([first, peer]));
+                self.shared.insert(mac);
+            }
+        }
+    }
+
+    fn remove_holder(&mut self, mac: Mac, peer: PeerId) {
+        let Some(holders) = self.holders.get_mut(&mac) else { return };
+        match holders {
+            Holders::One(_) => drop(self.holders.remove(&mac)),
+            Holders::Many(many) => {
+                many.remove(&peer);
+                if let (Some(&last), 1) = (many.first(), many.len()) {
+                    *holders = Holders::One(last);
+                    self.shared.remove(&mac);
+                }
+            }
+        }
+    }
+
     fn resolve(&mut self, mac: Mac, owns: &impl Fn(PeerId, Ipv4Addr) -> bool) {
-        let winner = self.announced.get(&mac).and_then(|holders| {
-            holders
-                .iter()
-                .filter(|(peer, _)| self.present.contains(peer))
-                .min_by_key(|(peer, advert)| {
-                    let entitled = mac.container_address().or(advert.v4).is_some_and(|v4| owns(**peer, v4));
-                    (**peer != self.me, !entitled, **peer)
-                })
-                .map(|(peer, advert)| (*peer, advert.clone()))
+        let holders = self.holders_of(mac).filter(|peer| self.present.contains(peer));
+        let holders = holders.filter_map(|peer| Some((peer, self.announced.get(&(peer, mac))?)));
+        let winner = holders.min_by_key(|(peer, said)| {
+            let v4 = mac.container_address().or(said.as_ref().and_then(|advert| advert.v4));
+            (*peer != self.me, !v4.is_some_and(|v4| owns(*peer, v4)), *peer)
         });
+        let winner = winner.map(|(peer, said)| (peer, said.clone()));
         if self.resolved.get(&mac) == winner.as_ref() {
             return;
         }
-        if let Some((_, old)) = self.resolved.remove(&mac) {
-            for address in old.addresses() {
+        if let Some((owner, old)) = self.resolved.remove(&mac) {
+            self.count_hearing(mac, owner, &old, |hearing| hearing - 1);
+            for address in addresses(&old) {
                 if self.by_address.get(&address) == Some(&mac) {
                     self.by_address.remove(&address);
                 }
             }
         }
         match winner {
-            Some((owner, advert)) => {
-                let mut addresses = advert.addresses();
+            Some((owner, said)) => {
+                let mut addresses = addresses(&said);
                 addresses.retain(|address| !self.is_anothers(mac, *address));
                 self.by_address.extend(addresses.iter().map(|address| (*address, mac)));
-                self.resolved.insert(mac, (owner, advert));
+                self.count_hearing(mac, owner, &said, |hearing| hearing + 1);
+                self.resolved.insert(mac, (owner, said));
                 self.changes.push_back(Change::Upsert { mac, owner, addresses });
             }
             None => self.changes.push_back(Change::Remove { mac }),
         }
     }
+
+    /// An endpoint is shown or hidden: counts it, if it hears broadcast.
+    fn count_hearing(&mut self, mac: Mac, owner: PeerId, said: &Said, count: impl Fn(usize) -> usize) {
+        if owner == self.me || (mac == Mac::of_host(owner) && addresses(said).is_empty()) {
+            return;
+        }
+        let hearing = &mut self.counts.entry(owner).or_default().hearing;
+        let before = *hearing;
+        *hearing = count(before);
+        if (before == 0) != (*hearing == 0) {
+            self.hearers = Hearers::Changed;
+        }
+    }
+}
+
+fn addresses(said: &Said) -> Vec<IpAddr> {
+    said.as_ref().map(|advert| advert.addresses()).unwrap_or_default()
 }
 
 impl Endpoints {
@@ -267,7 +362,7 @@ mod tests {
         assert!(matches!(table.poll_change(), Some(Change::Upsert { owner: LOW, .. })));
         table.set_present(LOW, Presence::Gone, |_, _| false);
         assert_eq!(table.poll_change(), Some(Change::Remove { mac }));
-        assert!(table.peers().is_empty());
+        assert_eq!(table.peers().count(), 0);
         table.set_present(LOW, Presence::Here, |_, _| false);
         assert!(matches!(table.poll_change(), Some(Change::Upsert { owner: LOW, .. })));
         assert_eq!(table.poll_change(), None);
@@ -277,10 +372,10 @@ mod tests {
     fn bare_bridge_is_no_reason_to_send_broadcast() {
         let mut table = table();
         table.announce(LOW, Mac::of_host(LOW), EndpointAdvert::default(), |_, _| false);
-        assert!(table.peers().is_empty());
+        assert_eq!(table.peers().count(), 0);
         assert_eq!(table.counts().get(&LOW), None);
         table.announce(LOW, Mac::of_host(LOW), advert(), |_, _| false);
-        assert_eq!(table.peers(), BTreeSet::from([LOW]));
+        assert_eq!(table.peers().collect::<Vec<_>>(), [LOW]);
     }
 
     #[test]

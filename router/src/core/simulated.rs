@@ -3,10 +3,16 @@
 //!
 //! Keys, signatures and every length stay what they are, nothing here draws from the router's randomness, and whatever was changed on
 //! its way is refused as before: a simulation goes the same way with it and without it. What changes is that a signature that was made in
-//! this thread is known to be good without being checked again, and that sessions seal with a hash (`session::pretend`).
+//! this thread is known to be good without being checked again, that sessions seal with a hash (`session::pretend`), and that routers keep
+//! equal records in one place.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use gossip::{PeerId, Record};
+
+use crate::core::advert::PeerAdvert;
 
 /// Odd constants without pattern, from the fractions of the golden ratio and of pi.
 const FACTORS: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0x243f_6a88_85a3_08d3];
@@ -22,7 +28,37 @@ struct State {
     made: HashSet<u128>,
     /// Counts whatever needs a number that never comes again.
     ticks: u64,
+    /// Records that routers hold, each once for all of them.
+    records: Shared<Record>,
+    /// What they read in peer records, likewise.
+    adverts: Shared<PeerAdvert>,
 }
+
+/// Equal things that are kept in one place, by the hash of what they are made of.
+struct Shared<T> {
+    kept: HashMap<u128, Arc<T>>,
+    /// At so many, those that nobody holds any more are dropped.
+    sweep_at: usize,
+}
+
+impl<T> Default for Shared<T> {
+    fn default() -> Self {
+        Shared { kept: HashMap::new(), sweep_at: FIRST_SWEEP }
+    }
+}
+
+impl<T> Shared<T> {
+    fn keep(&mut self, hash: u128, make: impl FnOnce() -> T) -> Arc<T> {
+        if self.kept.len() >= self.sweep_at {
+            self.kept.retain(|_, kept| Arc::strong_count(kept) > 1);
+            self.sweep_at = FIRST_SWEEP.max(2 * self.kept.len());
+        }
+        Arc::clone(self.kept.entry(hash).or_insert_with(|| Arc::new(make())))
+    }
+}
+
+/// Shared things that are kept before anybody looks whether they are still held.
+const FIRST_SWEEP: usize = 1024;
 
 thread_local! {
     static STATE: RefCell<State> = RefCell::default();
@@ -91,6 +127,39 @@ pub(in crate::core) fn note_signature(public: &[u8; 32], message: &[u8], signatu
 /// Whether the owner of `public` is known to have signed this.
 pub(in crate::core) fn is_signature(public: &[u8; 32], message: &[u8], signature: &[u8; 64]) -> bool {
     STATE.with_borrow(|state| state.depth > 0 && state.made.contains(&hash(&[public, message, signature])))
+}
+
+/// A record, in the one place where all routers of this thread keep it.
+pub(in crate::core) fn keep_record(record: Record) -> Arc<Record> {
+    let value = record.value.as_deref();
+    let hash = hash(&[
+        &record.origin.0,
+        &[record.key.kind.0, u8::from(value.is_some())],
+        &record.key.name,
+        &record.version.to_le_bytes(),
+        value.unwrap_or_default(),
+        &record.signature,
+    ]);
+    STATE.with_borrow_mut(|state| match state.depth {
+        0 => Arc::new(record),
+        _ => state.records.keep(hash, || record),
+    })
+}
+
+/// What `parse` makes of the value of a peer record, if that has not been read before.
+pub(in crate::core) fn keep_advert<E>(
+    origin: PeerId,
+    value: &[u8],
+    parse: impl FnOnce() -> Result<PeerAdvert, E>,
+) -> Result<Arc<PeerAdvert>, E> {
+    STATE.with_borrow_mut(|state| {
+        let hash = hash(&[&origin.0, value]);
+        match state.adverts.kept.get(&hash) {
+            Some(advert) => Ok(Arc::clone(advert)),
+            None if state.depth == 0 => parse().map(Arc::new),
+            None => parse().map(|advert| state.adverts.keep(hash, || advert)),
+        }
+    })
 }
 
 /// A hash that no accident meets twice, and that whoever wants to can.

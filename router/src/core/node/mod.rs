@@ -170,7 +170,7 @@ pub struct Node {
     trust: Trust,
     sessions: Sessions,
     endpoints: Endpoints,
-    peers: BTreeMap<PeerId, PeerAdvert>,
+    peers: BTreeMap<PeerId, Arc<PeerAdvert>>,
     /// Peers that were removed, and when the door closes on one that came back: it first learns of its removal.
     removed: BTreeMap<PeerId, Option<Door>>,
     /// How many removals were heeded.
@@ -185,7 +185,6 @@ pub struct Node {
     observed: BTreeSet<SocketAddr>,
     /// Addresses from before a restart, dialled until the fabric is found.
     remembered: BTreeSet<SocketAddr>,
-    flood: BTreeSet<PeerId>,
     pings: BTreeMap<u64, PendingPing>,
     next_ping: u64,
     reclaim_after: Option<Duration>,
@@ -221,7 +220,6 @@ impl Node {
             my_addresses: Vec::new(),
             observed: BTreeSet::new(),
             remembered: BTreeSet::new(),
-            flood: BTreeSet::new(),
             pings: BTreeMap::new(),
             next_ping: seed,
             reclaim_after: None,
@@ -333,6 +331,10 @@ impl Node {
 
     /// Underlay addresses of this machine, best first.
     pub fn set_addresses(&mut self, addresses: Vec<SocketAddr>, now: Instant) {
+        // The shell looks every few seconds, and hardly ever finds others.
+        if addresses == self.my_addresses && self.peers.contains_key(&self.me) {
+            return;
+        }
         self.my_addresses = addresses;
         self.publish_self(now);
         self.pump(now);
@@ -537,7 +539,7 @@ impl Node {
             mtu: self.config.mtu,
         };
         self.publish(RecordKey::only(Kind::PEER), advert.emit(), now);
-        self.peers.insert(self.me, advert);
+        self.peers.insert(self.me, Arc::new(advert));
     }
 
     fn expire_pings(&mut self, now: Instant) {

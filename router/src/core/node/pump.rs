@@ -1,6 +1,6 @@
 //! Moving messages and events between the parts of a node until nobody has anything left to say.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 use gossip::{Event as GossipEvent, Kind, MemberState, PeerId, RecordKey};
@@ -290,9 +290,9 @@ impl Node {
 
     fn on_peer_record(&mut self, origin: PeerId, value: Option<&[u8]>, now: Instant) {
         let Some(value) = value else { return };
-        match PeerAdvert::parse(origin, value) {
+        match PeerAdvert::read(origin, value) {
             Ok(advert) => {
-                self.sessions.set_peer(origin, advert.public(), advert.addresses.clone(), now);
+                self.sessions.set_peer(origin, Arc::clone(&advert), now);
                 self.peers.insert(origin, advert);
                 self.outputs.push_back(Output::PeersChanged);
             }
@@ -344,10 +344,8 @@ impl Node {
         if !changed {
             return;
         }
-        let flood: BTreeSet<PeerId> = self.endpoints.peers();
-        if flood != self.flood {
-            self.outputs.push_back(Output::FloodPeers(flood.iter().copied().collect()));
-            self.flood = flood;
+        if self.endpoints.take_hearers_changed() {
+            self.outputs.push_back(Output::FloodPeers(self.endpoints.peers().collect()));
         }
     }
 }

@@ -37,7 +37,7 @@ impl Node {
             .into_iter()
             .map(|(id, state)| PeerView {
                 id,
-                advert: self.peers.get(&id).cloned(),
+                advert: self.peers.get(&id).map(|advert| PeerAdvert::clone(advert)),
                 state,
                 links: self.links_of(id),
                 endpoints: endpoints.get(&id).copied().unwrap_or(0),

@@ -40,6 +40,10 @@ const PING_EVERY: Duration = Duration::from_secs(5);
 /// both that the other lives, and pinging at the same time would only cost twice as many wake-ups. More than a beat of
 /// `Common::on_beat` and a round trip, or the turns would be missed.
 const PING_PATIENCE: Duration = Duration::from_secs(2);
+/// A session that carries other words of the peer all the time is pinged only so often: for the round trip, and to say that it is kept.
+const PING_WHEN_BUSY: Duration = Duration::from_secs(20);
+/// A peer of which nothing came for so long is not busy: above the pause between two probes of gossip.
+const BUSY_PAUSE: Duration = Duration::from_millis(1500);
 /// A ping so often when the peer has been silent for `PING_EVERY`.
 const PING_WHEN_SILENT: Duration = Duration::from_secs(1);
 /// A peer that is silent this long is gone: by then it has left seven pings or more unanswered.
@@ -329,14 +333,15 @@ impl Peer {
 
     /// On the beat, so that the pings of all sessions leave, and their answers come, in few wake-ups.
     fn next_ping(&self, common: &Common) -> Instant {
-        let due = if self.last_ping >= self.last_heard + PING_EVERY {
-            self.last_ping + PING_WHEN_SILENT
-        } else if self.pinged > self.last_ping {
-            self.pinged + PING_EVERY
-        } else {
-            self.last_ping + PING_EVERY + PING_PATIENCE
+        if self.last_ping >= self.last_heard + PING_EVERY {
+            return common.on_beat(self.last_ping + PING_WHEN_SILENT);
+        }
+        let (last, patience) = match self.pinged > self.last_ping {
+            true => (self.pinged, Duration::ZERO),
+            false => (self.last_ping, PING_PATIENCE),
         };
-        common.on_beat(due)
+        let busy = (self.last_heard + BUSY_PAUSE).min(last + PING_WHEN_BUSY + patience);
+        common.on_beat((last + PING_EVERY + patience).max(busy))
     }
 
     /// Wants that come from use lapse without it, and a session without wants ends.

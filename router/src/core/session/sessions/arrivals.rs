@@ -225,8 +225,7 @@ impl Sessions {
             if self.removed_keys.contains_key(&key) {
                 return Err(DropReason::HandshakeRemoved);
             }
-            let id = self.by_key.get(&key).copied();
-            let id = id.ok_or(DropReason::HandshakeUnknownPeer)?;
+            let id = self.owner_of(&key, now).ok_or(DropReason::HandshakeUnknownPeer)?;
             return self.peer_result(id, now, |peer, common| peer.initiation(from, bytes, common, now));
         }
         let id = self.common.indices.get(&index).copied();

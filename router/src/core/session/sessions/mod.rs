@@ -4,12 +4,14 @@ mod arrivals;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gossip::PeerId;
 
 use super::bucket::Bucket;
 use super::common::Common;
+use super::dial::MAX_CANDIDATES;
 use super::drops::{DropReason, RefusedSender};
 use super::link::MAX_RECEIVED;
 use super::peer::Peer;
@@ -17,6 +19,7 @@ use super::random::RandomSource;
 use super::target::{Target, TargetState};
 use super::timer::Timer;
 use super::types::{Channel, DownReason, SessionConfig, SessionEvent, Want};
+use crate::core::advert::PeerAdvert;
 use crate::core::fabric::FabricKeys;
 use crate::core::hello::{HELLO, HELLO_REPLY, REJECT};
 use crate::core::identity::{Identity, PublicIdentity};
@@ -46,6 +49,9 @@ const CHALLENGE_EVERY: Duration = Duration::from_secs(10);
 /// input. Events come first because a lane key must be installed before the datagram leaves that allows the peer to use it.
 pub struct Sessions {
     common: Common,
+    /// What gossip knows of everybody.
+    known: BTreeMap<PeerId, Arc<PeerAdvert>>,
+    /// Those with whom there is, was or should be a session, or who have dialled us.
     peers: BTreeMap<PeerId, Peer>,
     by_key: BTreeMap<[u8; 32], PeerId>,
     targets: BTreeMap<SocketAddr, Target>,
@@ -86,6 +92,7 @@ impl Sessions {
     ) -> Self {
         Self {
             common: Common::new(config, identity, keys, random, now),
+            known: BTreeMap::new(),
             peers: BTreeMap::new(),
             by_key: BTreeMap::new(),
             targets: BTreeMap::new(),
@@ -131,21 +138,21 @@ impl Sessions {
     }
 
     /// What gossip knows of a peer. New addresses are tried at once if the peer is wanted.
-    pub fn set_peer(
-        &mut self,
-        peer: PeerId,
-        public: PublicIdentity,
-        addresses: Vec<SocketAddr>,
-        now: Instant,
-    ) {
-        if public.peer_id() != peer || peer == self.common.me || self.removed.contains(&peer) {
+    pub fn set_peer(&mut self, peer: PeerId, advert: Arc<PeerAdvert>, now: Instant) {
+        if advert.public().peer_id() != peer || peer == self.common.me || self.removed.contains(&peer) {
             return;
         }
-        if !self.learn(peer, public, now) {
+        if self.known.len() >= MAX_PEERS && !self.known.contains_key(&peer) {
             self.common.drops.count(DropReason::PeerTableFull);
             return;
         }
+        let addresses = advert.addresses.clone();
+        self.known.insert(peer, advert);
         let early = self.early_wants.remove(&peer).unwrap_or_default();
+        if !early.is_empty() && !self.meet(peer, now) {
+            self.common.drops.count(DropReason::PeerTableFull);
+            return;
+        }
         let quarantined = self.is_quarantined();
         self.with_peer(peer, now, |peer, common| {
             if !quarantined {
@@ -164,7 +171,9 @@ impl Sessions {
     pub fn refuse_peer(&mut self, peer: PeerId, now: Instant) {
         if peer != self.common.me {
             self.removed.insert(peer);
-            self.removed_keys.extend(self.peers.get(&peer).map(|known| (known.public.x25519, peer)));
+            let key = self.peers.get(&peer).map(|known| known.public.x25519);
+            let key = key.or_else(|| self.known.get(&peer).map(|advert| advert.x25519));
+            self.removed_keys.extend(key.map(|key| (key, peer)));
             self.take_out(peer, DownReason::Removed, now);
         }
     }
@@ -179,7 +188,7 @@ impl Sessions {
     ///
     /// A want for a peer that nobody has described yet waits for `set_peer`.
     pub fn want(&mut self, peer: PeerId, why: Want, now: Instant) {
-        if !self.peers.contains_key(&peer) {
+        if !self.meet(peer, now) {
             if self.early_wants.len() >= MAX_EARLY_WANTS {
                 self.common.drops.count(DropReason::WantTableFull);
             } else if peer != self.common.me {
@@ -216,7 +225,7 @@ impl Sessions {
             self.common.drops.count(DropReason::Quarantined);
             return;
         }
-        if !self.peers.contains_key(&peer) {
+        if !self.meet(peer, now) {
             self.common.drops.count(DropReason::MessageUnknownPeer);
             return;
         }
@@ -247,7 +256,10 @@ impl Sessions {
             Err(reason) if names_sender(reason) => self.common.drops.refuse(from, reason, now),
             Err(reason) => self.common.drops.count(reason),
         }
-        self.note_events(now);
+        // No session comes or goes without an event.
+        if !self.common.events.is_empty() {
+            self.note_events(now);
+        }
     }
 
     /// Does what is due.
@@ -328,6 +340,25 @@ impl Sessions {
     }
     // ---- Tables ----
 
+    /// Whether a peer that gossip knows is in the table afterwards.
+    pub(super) fn meet(&mut self, id: PeerId, now: Instant) -> bool {
+        if self.peers.contains_key(&id) {
+            return true;
+        }
+        let public = self.known.get(&id).map(|advert| advert.public());
+        public.is_some_and(|public| self.learn(id, public, now))
+    }
+
+    /// Whose session key this is, if that is known.
+    pub(super) fn owner_of(&mut self, key: &[u8; 32], now: Instant) -> Option<PeerId> {
+        if let Some(id) = self.by_key.get(key) {
+            return Some(*id);
+        }
+        // Hardly ever: a peer says hello before it begins a handshake.
+        let (&id, _) = self.known.iter().find(|(_, advert)| advert.x25519 == *key)?;
+        self.meet(id, now).then_some(id)
+    }
+
     /// Whether the peer is in the table afterwards.
     pub(super) fn learn(&mut self, id: PeerId, public: PublicIdentity, now: Instant) -> bool {
         if self.peers.contains_key(&id) {
@@ -337,7 +368,10 @@ impl Sessions {
             return false;
         }
         self.by_key.insert(public.x25519, id);
-        let peer = Peer::new(id, public, &mut self.common, now);
+        let mut peer = Peer::new(id, public, &mut self.common, now);
+        if let Some(advert) = self.known.get(&id) {
+            peer.addresses = advert.addresses.iter().copied().take(MAX_CANDIDATES).collect();
+        }
         self.peers.insert(id, peer);
         true
     }
@@ -357,6 +391,7 @@ impl Sessions {
     pub(super) fn take_out(&mut self, id: PeerId, reason: DownReason, now: Instant) {
         self.with_peer(id, now, |peer, common| peer.close(reason, common, now));
         self.note_events(now);
+        self.known.remove(&id);
         self.remove_entry(id);
     }
 

@@ -7,7 +7,7 @@ use crate::core::session::{
     Channel, Cipher, ConnectionState, DownReason, DropReason, Failure, Newer, Refusal, SessionEvent, Want,
 };
 
-use super::world::{FAIR, FOUL, Spec, World, carries, member};
+use super::world::{FAIR, FOUL, Spec, World, advert, carries, member};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -190,10 +190,10 @@ fn new_addresses_are_tried_at_once() {
     let nowhere = "10.9.9.9:6783".parse().expect("an address");
     let right = world.address(1);
     world.cut.insert((0, 1));
-    world.with(0, |sessions, now| sessions.set_peer(second, public, vec![nowhere], now));
+    world.with(0, |sessions, now| sessions.set_peer(second, advert(public, vec![nowhere]), now));
     world.run(5 * MINUTE);
     world.cut.clear();
-    world.with(0, |sessions, now| sessions.set_peer(second, public, vec![nowhere, right], now));
+    world.with(0, |sessions, now| sessions.set_peer(second, advert(public, vec![nowhere, right]), now));
     let took = world.run_until(MINUTE, |w| w.is_up(0, 1));
     assert!(took < seconds(1), "took {took:?}");
 }
@@ -204,7 +204,7 @@ fn a_peer_without_address_says_so() {
     world.add(member(1));
     world.add(member(2));
     let (second, public) = (world.id(1), world.nodes[1].public());
-    world.with(0, |sessions, now| sessions.set_peer(second, public, Vec::new(), now));
+    world.with(0, |sessions, now| sessions.set_peer(second, advert(public, Vec::new()), now));
     world.with(0, |sessions, now| sessions.want(second, Want::Traffic, now));
     world.run(seconds(1));
     let said =

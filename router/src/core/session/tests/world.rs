@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use gossip::PeerId;
 
+use crate::core::advert::PeerAdvert;
 use crate::core::fabric::{FabricId, FabricKeys, Secret};
 use crate::core::hello::Capabilities;
 use crate::core::identity::{Identity, PublicIdentity};
@@ -208,7 +210,7 @@ impl World {
         for (me, other) in [(a, b), (b, a)] {
             let (id, public) = (self.id(other), self.nodes[other].public());
             let address = self.address(other);
-            self.with(me, |sessions, now| sessions.set_peer(id, public, vec![address], now));
+            self.with(me, |sessions, now| sessions.set_peer(id, advert(public, vec![address]), now));
         }
     }
 
@@ -383,4 +385,11 @@ fn aead(cipher: Cipher, key: &[u8; 32]) -> LessSafeKey {
         Cipher::ChaCha20Poly1305 => &CHACHA20_POLY1305,
     };
     LessSafeKey::new(UnboundKey::new(algorithm, key).expect("32 bytes"))
+}
+
+/// What gossip tells of a peer.
+pub(super) fn advert(public: PublicIdentity, addresses: Vec<SocketAddr>) -> Arc<PeerAdvert> {
+    let PublicIdentity { ed25519, x25519 } = public;
+    let (nickname, version) = ("peer".to_owned(), "test".to_owned());
+    Arc::new(PeerAdvert { ed25519, x25519, nickname, addresses, version, mtu: 1390 })
 }
