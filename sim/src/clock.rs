@@ -14,9 +14,9 @@ pub struct Queue<T> {
     serial: u64,
 }
 
-/// Lets the heap order by time and number alone.
+/// Lets the heap order by time and number alone. In a box, as the heap moves everything some times.
 #[derive(Debug)]
-struct Slot<T>(T);
+struct Slot<T>(Box<T>);
 
 impl<T> PartialEq for Slot<T> {
     fn eq(&self, _: &Self) -> bool {
@@ -45,7 +45,7 @@ impl<T> Queue<T> {
     /// Adds something that happens at `at`.
     pub fn push(&mut self, at: Duration, what: T) {
         self.serial += 1;
-        self.heap.push(Reverse((at, self.serial, Slot(what))));
+        self.heap.push(Reverse((at, self.serial, Slot(Box::new(what)))));
     }
 
     /// Takes the next thing that happens not after `end`.
@@ -54,7 +54,7 @@ impl<T> Queue<T> {
             return None;
         }
         let Reverse((at, _, Slot(what))) = self.heap.pop()?;
-        Some((at, what))
+        Some((at, *what))
     }
 
     /// Drops what is not to happen any more.

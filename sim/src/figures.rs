@@ -57,7 +57,7 @@ pub struct Phase {
     pub name: String,
     /// How long it took in the simulation, in seconds.
     pub seconds: f64,
-    /// How long it took to simulate. Of all figures this one alone, and what follows from it, depends on the machine.
+    /// How long one processor took to simulate it. Of all figures this one alone, and what follows from it, depends on the machine.
     pub real_seconds: f64,
     /// Events.
     pub steps: u64,
@@ -111,7 +111,7 @@ pub struct Figures {
     pub memory_per_pair: f64,
     /// Links that one router has with neighbours, on average.
     pub degree: f64,
-    /// All of it, in seconds of the machine.
+    /// All of it, in seconds of one processor.
     pub real_seconds: f64,
 }
 
@@ -142,13 +142,13 @@ impl fmt::Display for Figures {
         writeln!(f, "  {:.0} bytes of memory for each pair of routers", self.memory_per_pair)?;
         writeln!(
             f,
-            "  {:<12} {:>8} {:>8} {:>7} {:>10} {:>9} {:>9} {:>9} {:>9}",
-            "", "virtual", "real", "speed", "steps", "UDP B/s", "packets/s", "gossip B/s", "records/s"
+            "  {:<12} {:>8} {:>9} {:>8} {:>10} {:>9} {:>9} {:>9} {:>9}",
+            "", "virtual", "processor", "speed", "steps", "UDP B/s", "packets/s", "gossip B/s", "records/s"
         )?;
         for phase in &self.phases {
             writeln!(
                 f,
-                "  {:<12} {:>6.0} s {:>6.1} s {:>6.1}x {:>10} {:>9.0} {:>9.1} {:>10.0} {:>9.2}",
+                "  {:<12} {:>6.0} s {:>7.1} s {:>7.1}x {:>10} {:>9.0} {:>9.1} {:>10.0} {:>9.2}",
                 phase.name,
                 phase.seconds,
                 phase.real_seconds,

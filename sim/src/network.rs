@@ -198,7 +198,7 @@ impl Network {
         &mut self,
         from: u16,
         to: SocketAddr,
-        bytes: &[u8],
+        bytes: Vec<u8>,
         now: Duration,
         mut arrive: impl FnMut(Parcel),
     ) {
@@ -210,9 +210,8 @@ impl Network {
         if self.dice.happens(weather.loss) {
             return;
         }
-        let copies = if self.dice.happens(weather.duplication) { 2 } else { 1 };
-        for _ in 0..copies {
-            let mut bytes = bytes.to_vec();
+        let second = self.dice.happens(weather.duplication).then(|| bytes.clone());
+        for mut bytes in [bytes].into_iter().chain(second) {
             if self.dice.happens(weather.corruption) && !bytes.is_empty() {
                 let at = self.dice.index(bytes.len());
                 bytes[at] ^= 1 << self.dice.below(8);
@@ -266,7 +265,7 @@ mod tests {
     fn arrivals(network: &mut Network, from: u16, to: u16, now: Duration) -> Vec<Parcel> {
         let mut parcels = Vec::new();
         let address = network.address(to);
-        network.send(from, address, &[7; 100], now, |parcel| parcels.push(parcel));
+        network.send(from, address, vec![7; 100], now, |parcel| parcels.push(parcel));
         parcels
     }
 

@@ -318,7 +318,7 @@ impl World {
             self.kept.push((host, bytes.clone()));
         }
         let (queue, held, now) = (&mut self.queue, &self.held, self.now + delay);
-        self.network.send(host, to, &bytes, now, |parcel| {
+        self.network.send(host, to, bytes, now, |parcel| {
             let at = now + parcel.delay + held[usize::from(parcel.to)].lag;
             queue.push(at, What::Deliver(parcel));
         });
