@@ -20,7 +20,7 @@ const ATTEMPTS: u32 = 3;
 const ROUNDS: u32 = 2;
 
 /// Probes under way for others. Each neighbour may ask for some; beyond that somebody is flooding.
-const MAX_RELAYS: usize = 64;
+pub(crate) const MAX_RELAYS: usize = 64;
 
 /// A round begins by this part of the period early when that of another neighbour begins: probes that leave together are answered
 /// together, which costs fewer wake-ups. More would probe noticeably more often.
@@ -101,6 +101,11 @@ impl Detector {
     pub(crate) fn new(config: &Config) -> Self {
         let (period, timeout) = (config.probe_period, config.probe_timeout);
         Detector { watched: BTreeMap::new(), relays: BTreeMap::new(), doubt: 0, period, timeout }
+    }
+
+    /// Probes under way for others.
+    pub(crate) fn relays(&self) -> usize {
+        self.relays.len()
     }
 
     /// Begins to probe a neighbour, at once.

@@ -27,7 +27,7 @@ use crate::tree::Missing;
 use crate::wire::{self, MAX_MESSAGE, Message, Pulse, Purpose, Rumour};
 
 /// Peers that may be worth a link and are not members yet: those of one join token, many times over.
-const MAX_CANDIDATES: usize = 256;
+pub(crate) const MAX_CANDIDATES: usize = 256;
 
 /// When records or rumours were sent, the next ones wait so long for more of them: while a fleet starts, each peer hears hundreds in a
 /// second, and one message for each would cost more than what it carries. The first of a burst waits for nothing; more would be felt, as
@@ -35,7 +35,7 @@ const MAX_CANDIDATES: usize = 256;
 const GATHER: Duration = Duration::from_millis(30);
 
 /// Quarantine notices that wait to be fetched; counters tell of the rest.
-const MAX_QUARANTINE_EVENTS: usize = 64;
+pub(crate) const MAX_QUARANTINE_EVENTS: usize = 64;
 
 /// A message for a neighbour.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -383,6 +383,11 @@ impl<K: Keys> Gossip<K> {
         self.store.records(kind)
     }
 
+    /// All records of all kinds, our own and tombstones included, by origin and key.
+    pub fn all_records(&self) -> impl Iterator<Item = &Record> {
+        self.store.all()
+    }
+
     /// All members that are known, without this peer, by id.
     pub fn members(&self) -> impl Iterator<Item = Member> {
         self.membership.iter()
@@ -391,6 +396,11 @@ impl<K: Keys> Gossip<K> {
     /// One member, if it is known.
     pub fn member(&self, peer: PeerId) -> Option<Member> {
         self.membership.get(peer)
+    }
+
+    /// What could be told of all other members, by id, with their own word for it.
+    pub fn rumours(&self) -> impl Iterator<Item = Rumour> {
+        self.membership.iter().filter_map(|member| self.membership.rumour(member.id))
     }
 
     /// The peers with which gossip is exchanged, by id.
@@ -614,6 +624,11 @@ impl<K: Keys> Gossip<K> {
 
     pub(crate) fn emit(&mut self, event: Event) {
         self.events.push_back(event);
+    }
+
+    /// Quarantine notices that wait to be fetched.
+    pub(crate) fn quarantine_events(&self) -> usize {
+        self.quarantine_events
     }
 
     /// Counts a refused record and tells of it, as long as somebody fetches.

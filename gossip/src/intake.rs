@@ -7,6 +7,7 @@ use crate::gossip::{Event, Gossip};
 use crate::keys::{Keys, Verdict};
 use crate::link::Queued;
 use crate::peer::PeerId;
+use crate::planted::{Bug, planted};
 use crate::record::{Kind, Record, RecordKey};
 use crate::stats::DropReason;
 use crate::store::Judgement;
@@ -19,6 +20,9 @@ impl<K: Keys> Gossip<K> {
         }
         if self.store.is_removed(record.origin) {
             return self.stats.count(DropReason::RemovedOrigin);
+        }
+        if planted(Bug::KindsDropped) && record.key.kind > Kind::FREE_SPACE {
+            return;
         }
         let judgement = self.store.judge(&record);
         match judgement {
@@ -94,7 +98,8 @@ impl<K: Keys> Gossip<K> {
         let (origin, key, value) = (record.origin, record.key.clone(), record.value.clone());
         if judgement == Judgement::Equivocation {
             self.quarantine(&record, DropReason::Equivocation);
-            if self.store.get(origin, &key).is_some_and(|held| !record.supersedes(held)) {
+            let stays = |held: &Record| !record.supersedes(held) || planted(Bug::EquivocationKept);
+            if self.store.get(origin, &key).is_some_and(stays) {
                 return;
             }
         }

@@ -17,6 +17,7 @@ mod adjacency;
 pub mod codec;
 pub mod config;
 mod detector;
+pub mod fill;
 pub mod gossip;
 mod hash;
 mod intake;
@@ -38,6 +39,7 @@ mod tree;
 pub mod wire;
 
 pub use config::Config;
+pub use fill::Fill;
 pub use gossip::{Event, Gossip, MessageError, PublishError, Transmit};
 pub use keys::{Keys, Signer, Verdict, Verifier};
 pub use membership::{Member, MemberState};

@@ -11,10 +11,10 @@ use crate::peer::PeerId;
 use crate::record::RecordKey;
 
 /// Ready messages waiting: answers and digests, a turn's worth many times over.
-const MAX_READY: usize = 256;
+pub(crate) const MAX_READY: usize = 256;
 
 /// Names of records waiting: one origin with everything it may have.
-const MAX_PUSHES: usize = 8_192;
+pub(crate) const MAX_PUSHES: usize = 8_192;
 
 /// Signatures checked at once for one neighbour, and how many more per second: a tenth of a core at most.
 const VERIFY_BURST: u32 = 4_096;
@@ -174,6 +174,21 @@ impl Link {
             self.pushes.remove(&id);
             self.announcements.remove(&id);
         }
+    }
+
+    /// Messages that are ready.
+    pub(crate) fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Names of records that wait.
+    pub(crate) fn pushes(&self) -> usize {
+        self.pushes.len()
+    }
+
+    /// Names of records that wait to be announced.
+    pub(crate) fn announcements(&self) -> usize {
+        self.announcements.len()
     }
 
     pub(crate) fn pushing(&self) -> Pushing {

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::peer::PeerId;
+use crate::planted::{Bug, planted};
 use crate::stats::DropReason;
 use crate::wire::{Claim, Class, MAX_ACCUSERS, Rumour, Standing};
 
@@ -209,6 +210,10 @@ impl Membership {
         let change = match &rumour.claim {
             Claim::Alive => Change::Nothing,
             Claim::Suspect { by } => self.accuse(id, by, now),
+            Claim::Dead if planted(Bug::DeathBelieved) && before != MemberState::Dead => {
+                self.enter(id, MemberState::Dead, rumour.incarnation, Some(rumour.proof), now);
+                Change::Down
+            }
             Claim::Dead => self.doubt_death(id, from, now),
             Claim::Left if before != MemberState::Left => {
                 self.enter(id, MemberState::Left, rumour.incarnation, Some(rumour.proof), now);

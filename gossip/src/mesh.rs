@@ -23,10 +23,10 @@ const LINGER: Duration = Duration::from_secs(5);
 const BRIDGE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Peers passed over at a time; beyond that the first to expire is forgotten.
-const MAX_AVOIDED: usize = 256;
+pub(crate) const MAX_AVOIDED: usize = 256;
 
 /// Neighbours above the maximum that are accepted when they have nobody else: they could not join otherwise.
-const NEEDY_EXTRA: usize = 8;
+pub(crate) const NEEDY_EXTRA: usize = 8;
 
 /// Below this number of neighbours a peer counts as needy: one link lost and it would be alone.
 const NEEDY_BELOW: u8 = 2;
@@ -133,6 +133,11 @@ impl Mesh {
     /// The neighbours, by id.
     pub fn neighbours(&self) -> impl Iterator<Item = PeerId> {
         self.neighbours.keys().copied()
+    }
+
+    /// Peers that are left alone for a while.
+    pub(crate) fn avoided(&self) -> usize {
+        self.avoided.len()
     }
 
     /// Whether a peer is a neighbour.

@@ -43,6 +43,12 @@ bugs! {
     RepairSkipped "repair-skipped" "Peers never compare what they know.";
     EndpointKept "endpoint-kept" "The endpoint of a detached container stays announced.";
     SyncSkipped "sync-skipped" "The host answers before its writes are synced.";
+    DeathBelieved "death-believed" "A death that others tell of is believed at once.";
+    EquivocationKept "equivocation-kept" "Of two contents with one version the one that came first stays.";
+    KindsDropped "kinds-dropped" "Records of kinds that are not known are not passed on.";
+    RumourEchoed "rumour-echoed" "A rumour that is no news is told to all neighbours again.";
+    MinorityReclaims "minority-reclaims" "Peers that are dead for long are removed from the minority side as well.";
+    TakeoverSkipped "takeover-skipped" "The space of a removed peer is taken over by nobody.";
     BootKept "boot-kept" "The boot counter is not raised at a start.";
 }
 

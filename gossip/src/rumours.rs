@@ -6,11 +6,12 @@ use crate::gossip::{Event, Gossip};
 use crate::keys::{Keys, Verdict};
 use crate::membership::{Change, Check, MemberState};
 use crate::peer::PeerId;
+use crate::planted::{Bug, planted};
 use crate::stats::DropReason;
 use crate::wire::{Rumour, Standing, proof_bytes};
 
 /// Members whose keys are not known yet, of which the newest rumour is kept until they are.
-const MAX_PARKED_RUMOURS: usize = 256;
+pub(crate) const MAX_PARKED_RUMOURS: usize = 256;
 
 /// Over which links a change is told at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +37,13 @@ impl<K: Keys> Gossip<K> {
             Check::Stale => {
                 if self.standing(subject) > Some(rumour.standing()) {
                     self.tell(from, subject);
+                }
+                if planted(Bug::RumourEchoed) {
+                    self.mesh
+                        .neighbours()
+                        .collect::<Vec<_>>()
+                        .into_iter()
+                        .for_each(|to| self.tell(to, subject));
                 }
                 return;
             }

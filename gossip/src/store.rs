@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::fill::Fill;
 use crate::hash::mix;
 use crate::origin::{Origin, Phase};
 use crate::peer::PeerId;
@@ -97,6 +98,11 @@ impl Store {
     /// All records of one origin, tombstones included.
     pub fn of_origin(&self, origin: PeerId) -> impl Iterator<Item = &Record> {
         self.origins.get(&origin).into_iter().flat_map(|origin| origin.records().map(|held| &*held.record))
+    }
+
+    /// All records, tombstones included, by origin and key.
+    pub fn all(&self) -> impl Iterator<Item = &Record> {
+        self.origins.values().flat_map(|origin| origin.records().map(|held| &*held.record))
     }
 
     /// All origins that have records.
@@ -236,6 +242,22 @@ impl Store {
     /// Records waiting for their origin's keys.
     pub fn parked(&self) -> usize {
         self.parked.len()
+    }
+
+    /// How full its tables are.
+    pub(crate) fn fill(&self) -> [Fill; 5] {
+        let fullest = |count: fn(&Origin) -> usize| self.origins.values().map(count).max().unwrap_or(0);
+        [
+            Fill::of("origins", self.origins.len(), MAX_ORIGINS),
+            Fill::of("records of an origin", fullest(Origin::live), MAX_RECORDS_PER_ORIGIN),
+            Fill::of(
+                "tombstones of an origin",
+                fullest(|origin| origin.tombstones().len()),
+                MAX_TOMBSTONES_PER_ORIGIN,
+            ),
+            Fill::of("removed origins", self.removed.len(), MAX_REMOVED),
+            Fill::of("parked records", self.parked.len(), MAX_PARKED),
+        ]
     }
 
     /// The digest of everything.

@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_millis(250);
 const MIN_EAGER: usize = 3;
 
 /// Records that are waited for. Beyond that comparing digests finds them.
-const MAX_MISSING: usize = 4_096;
+pub(crate) const MAX_MISSING: usize = 4_096;
 
 /// Of these, first announced by one peer: its share among as many neighbours as a peer commonly has, so that none takes the room of all.
 const MAX_MISSING_OF_ONE: usize = MAX_MISSING / 8;
@@ -60,6 +60,11 @@ struct Turn {
 }
 
 impl Missing {
+    /// How much is waited for, or has come since and is still in the list.
+    pub(crate) fn len(&self) -> usize {
+        self.schedule.len()
+    }
+
     /// When to ask for something.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         self.schedule.front().map(|turn| turn.at)

@@ -22,7 +22,7 @@ use crate::{AllocateError, Owner};
 
 /// Peers that are asked in one round. Free counts tell who has space; where eight of the best were wrong, more will be.
 /// Twice that costs a caller a few round trips.
-const MAX_ASKED: usize = 16;
+pub(crate) const MAX_ASKED: usize = 16;
 
 /// Peers that an error names: enough to act on.
 const MAX_NAMED: usize = 8;
@@ -78,6 +78,11 @@ pub(crate) struct Asks {
 }
 
 impl Asks {
+    /// Peers that were asked for the need for which most were.
+    pub(crate) fn most_asked(&self) -> usize {
+        self.by_need.values().map(|ask| ask.denied.len() + ask.silent.len()).max().unwrap_or(0)
+    }
+
     pub(crate) fn join(&mut self, need: Need, ticket: Ticket, now: Instant) {
         let ask = self.by_need.entry(need).or_insert_with(|| Ask::new(now));
         // A caller does not wait for a pause that was made when nobody did.

@@ -20,7 +20,7 @@ use crate::span::Span;
 
 /// Gifts that are remembered against repeated questions: a question is repeated within seconds, so that this covers
 /// hundreds of gifts a second. Past it a repetition gets another block, which wastes nothing: it is owned and usable.
-const MAX_REMEMBERED: usize = 1024;
+pub(crate) const MAX_REMEMBERED: usize = 1024;
 
 /// What was given under which question.
 #[derive(Debug, Default)]
@@ -30,6 +30,11 @@ pub(crate) struct Given {
 }
 
 impl Given {
+    /// How many are remembered.
+    pub(crate) fn len(&self) -> usize {
+        self.order.len()
+    }
+
     fn remember(&mut self, question: (PeerId, u64), record: BlockRecord) {
         if self.order.len() == MAX_REMEMBERED
             && let Some(oldest) = self.order.pop_front()

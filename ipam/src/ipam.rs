@@ -32,7 +32,7 @@ use crate::{AllocateError, Config, MAX_OWNER, Stats};
 pub const MAX_WAITING: usize = 4096;
 
 /// Lost leases that are remembered for the status; past it the oldest are forgotten. A peer rarely has more containers.
-const MAX_LOST: usize = 4096;
+pub(crate) const MAX_LOST: usize = 4096;
 
 /// What is known about another peer apart from its blocks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -23,6 +23,7 @@ pub mod audit;
 mod config;
 mod donate;
 mod error;
+mod fill;
 mod forward;
 mod hash;
 pub mod ipam;

@@ -15,7 +15,7 @@ use crate::span::Span;
 
 /// Refused records that are kept to be judged again when more is known. Honest fabrics have none; past the limit the
 /// oldest go.
-const MAX_REFUSED: usize = 256;
+pub(crate) const MAX_REFUSED: usize = 256;
 
 /// Whether two records disagree about the present owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -91,6 +91,11 @@ pub(crate) struct OwnerMap {
 }
 
 impl OwnerMap {
+    /// Records that are kept although they were refused.
+    pub(crate) fn refused(&self) -> usize {
+        self.refused.len()
+    }
+
     /// Takes in a record of somebody else or of our own.
     pub(crate) fn merge(&mut self, signer: PeerId, record: &BlockRecord) -> Outcome {
         let mut outcome = Outcome::default();

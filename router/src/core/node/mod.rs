@@ -7,6 +7,7 @@
 mod evidence;
 mod keys;
 mod pump;
+mod strange;
 #[cfg(test)]
 mod tests;
 mod view;

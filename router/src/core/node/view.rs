@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use gossip::{Kind, MAX_VALUE, Member, MemberState, PeerId, RecordKey, codec};
+use gossip::{Fill, Kind, MAX_VALUE, Member, MemberState, PeerId, Record, RecordKey, codec};
 use ipam::{Ipam, Owner};
 
 use super::Node;
@@ -127,6 +127,21 @@ impl Node {
     /// The digest of all that gossip knows: the same where the same is known.
     pub fn gossip_digest(&self) -> u64 {
         self.gossip.digest()
+    }
+
+    /// All records that gossip holds, of whatever kind, our own and tombstones included, by origin and key.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.gossip.all_records()
+    }
+
+    /// How full all tables are that peers, callers or containers can fill.
+    pub fn fill(&self) -> Vec<Fill> {
+        let mut fills = self.gossip.fill();
+        fills.extend(self.ipam.fill());
+        fills.extend(self.sessions.fill());
+        fills.push(Fill::of("pings under way", self.pings.len(), super::MAX_PINGS));
+        fills.push(Fill::of("addresses that nobody attached", self.foreign.len(), super::MAX_FOREIGN_MACS));
+        fills
     }
 
     /// What gossip holds back for all neighbours together.

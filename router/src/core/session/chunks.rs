@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use gossip::Fill;
 use zeroize::Zeroizing;
 
 /// Longest message. Chosen as what one UDP datagram could hold at most: nobody needs more, and reassembly stays small.
@@ -138,6 +139,11 @@ struct Partial {
 }
 
 impl Reassembly {
+    /// How much is kept of messages that are not whole.
+    pub(super) fn fill(&self) -> Fill {
+        Fill::of("bytes of messages in parts", self.bytes, MAX_PARTIAL_BYTES)
+    }
+
     /// Takes a chunk; gives the message when this was the last part.
     pub(super) fn accept(
         &mut self,

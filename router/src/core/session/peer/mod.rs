@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use gossip::PeerId;
+use gossip::{Fill, PeerId};
 
 use super::backoff::Backoff;
 use super::chunks::{Reassembly, SessionTag, Stream};
@@ -176,6 +176,15 @@ impl Peer {
             received: 0,
             wake: None,
         }
+    }
+
+    /// How full its queues are.
+    pub(super) fn fill(&self) -> [Fill; 3] {
+        [
+            Fill::of("messages for a peer", self.queue.len(), MAX_QUEUE),
+            Fill::of("bytes for a peer", self.queue_bytes, MAX_QUEUE_BYTES),
+            self.reassembly.fill(),
+        ]
     }
 
     // ---- What the caller wants ----

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gossip::PeerId;
+use gossip::{Fill, PeerId};
 
 use super::bucket::Bucket;
 use super::common::Common;
@@ -315,6 +315,17 @@ impl Sessions {
     /// The senders that were refused last; bounded.
     pub fn refused(&self) -> &[RefusedSender] {
         self.common.drops.refused()
+    }
+
+    /// How full the tables are that others can fill.
+    pub fn fill(&self) -> Vec<Fill> {
+        let mut fills = vec![
+            Fill::of("peers with a session", self.peers.len(), MAX_PEERS),
+            Fill::of("dialled addresses", self.targets.len(), MAX_TARGETS),
+            Fill::of("peers without keys that are wanted", self.early_wants.len(), MAX_EARLY_WANTS),
+        ];
+        fills.extend(self.peers.values().flat_map(Peer::fill).filter(Fill::is_over));
+        fills
     }
 
     /// Whether this router found itself to be the newer of two clones.
