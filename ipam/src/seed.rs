@@ -30,8 +30,11 @@ pub(crate) struct Claim {
 
 impl Ipam {
     /// Makes this peer the owner of its part of the range, soon: it is one of the seeds that create the fabric. Comes to nothing when
-    /// any of it turns out to be somebody's.
+    /// any of it turns out to be somebody's. No-op when that is known already: it was taken in an earlier life.
     pub fn found_part(&mut self, parts: Vec<Ipv4Net>, now: Instant) {
+        if parts.iter().any(|part| self.map.within(Span::of(*part)).next().is_some()) {
+            return;
+        }
         self.claim = Some(Claim { parts, at: now + LISTEN, latest: now + LONGEST });
     }
 

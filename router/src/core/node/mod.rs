@@ -147,6 +147,14 @@ struct PendingPing {
     sent: Instant,
 }
 
+/// What this router takes at the start of the fabric.
+#[derive(Debug, Clone)]
+enum Founding {
+    Nothing,
+    Range,
+    Part(Vec<Ipv4Net>),
+}
+
 /// A removed peer that may still listen.
 #[derive(Debug, Clone, Copy)]
 struct Door {
@@ -189,6 +197,7 @@ pub struct Node {
     pings: BTreeMap<u64, PendingPing>,
     next_ping: u64,
     reclaim_after: Option<Duration>,
+    founding: Founding,
     seed: u64,
     outputs: VecDeque<Output>,
 }
@@ -224,6 +233,7 @@ impl Node {
             pings: BTreeMap::new(),
             next_ping: seed,
             reclaim_after: None,
+            founding: Founding::Nothing,
             seed,
             outputs: VecDeque::new(),
         }
@@ -242,8 +252,9 @@ impl Node {
         self.pump(now);
     }
 
-    /// This router creates the fabric and owns its whole range.
+    /// This router creates the fabric and owns its whole range, unless an owner is known already. After `restore`.
     pub fn found(&mut self, now: Instant) {
+        self.founding = Founding::Range;
         self.ipam.found(now);
     }
 
@@ -262,8 +273,9 @@ impl Node {
         self.sessions.set_seeds(seeds.to_string());
     }
 
-    /// This router is a seed of the fabric and takes its part of the range.
+    /// This router is a seed of the fabric and takes its part of the range, unless an owner of it is known already. After `restore`.
     pub fn found_part(&mut self, parts: Vec<Ipv4Net>, now: Instant) {
+        self.founding = Founding::Part(parts.clone());
         self.ipam.found_part(parts, now);
         self.pump(now);
     }
@@ -292,6 +304,12 @@ impl Node {
         }
         self.ipam.restored(now);
         self.retell_ipam(now);
+        // A claim that could not be written is made again.
+        match self.founding.clone() {
+            Founding::Nothing => {}
+            Founding::Range => self.ipam.found(now),
+            Founding::Part(parts) => self.ipam.found_part(parts, now),
+        }
         // Gossip and sessions keep no list of who was removed; the journal does.
         self.heed_removals(now);
         wrong

@@ -209,9 +209,9 @@ impl Engine {
         for wrong in node.restore(ipam, now) {
             tracing::error!(wrong, "entry of the allocation journal does not fit");
         }
-        // Not by the boot counter: a founder that died before its claim was durable has to claim again. One whose journal was damaged
-        // may have given space away, and learns from its peers what is left.
-        let founds = file.founder && ipam.is_empty() && (!self.unsure || file.known.is_empty());
+        // At every start, as a founder that died before its claim was durable has to claim again; where an owner is known nothing comes
+        // of it. One whose journal was damaged may have given space away, and learns from its peers what is left.
+        let founds = file.founder && (!self.unsure || file.known.is_empty());
         match seeds::of_file(&file) {
             None if founds => node.found(now),
             None => {}
@@ -221,7 +221,9 @@ impl Engine {
                 match part.map_err(|error| error.to_string()) {
                     Ok(part) if founds => node.found_part(part, now),
                     Ok(_) => {}
-                    Err(error) if founds => tracing::error!(error, "this seed takes no part of the range"),
+                    Err(error) if ipam.is_empty() => {
+                        tracing::error!(error, "this seed takes no part of the range")
+                    }
                     // Renamed since: its part was taken long ago.
                     Err(_) => {}
                 }
