@@ -287,7 +287,9 @@ impl<K: Keys> Gossip<K> {
     }
 
     fn issue(&mut self, key: RecordKey, value: Option<Vec<u8>>, now: Instant) -> Result<(), DropReason> {
-        let version = self.own.last_version.saturating_add(1);
+        // While a copy of this router fights back, what is held may be newer than all that was said here.
+        let held = self.store.get(self.me, &key).map_or(0, |held| held.version);
+        let version = self.own.last_version.max(held).saturating_add(1);
         let mut record = Record { origin: self.me, key: key.clone(), version, value, signature: [0; 64] };
         record.signature = self.keys.sign(&record.signing_bytes());
         self.store.insert(self.keys.keep(record), now)?;
