@@ -68,7 +68,62 @@ kinds! {
     SecretSplit "secret-split" "The fabric's secret is replaced on half of the hosts, and on the others later.";
     LyingGift "lying-gift" "A member gives away blocks that another one owns; the operators remove it later.";
     LyingEndpoint "lying-endpoint" "A member announces another one's container as its own; the operators remove it later.";
+    LyingDeath "lying-death" "A member tells its neighbours again and again that all others are dead; the operators remove it later.";
+    LyingTwice "lying-twice" "A member signs two contents with one version and tells each half of its neighbours one of them; the operators remove it later.";
+    VersionSkew "version-skew" "A router of a later version says things of kinds that nobody knows, and sends messages that nobody understands.";
+    Stuck "stuck" "A router hears everything and gossips on, but its disk hangs: whoever asks it for space gets no answer.";
     AddressChange "address-change" "A host gets another underlay address, or its NAT box another port.";
+}
+
+impl Kind {
+    /// Whether all members go on hearing each other, so that none may be taken for dead.
+    pub fn is_calm(self) -> bool {
+        match self {
+            Kind::LyingGift
+            | Kind::LyingEndpoint
+            | Kind::LyingDeath
+            | Kind::LyingTwice
+            | Kind::VersionSkew
+            | Kind::Stuck
+            | Kind::FixedConflict
+            | Kind::Exhaustion
+            | Kind::Duplication
+            | Kind::Flood
+            | Kind::Replay
+            | Kind::Join
+            | Kind::MassJoin => true,
+            Kind::Crash
+            | Kind::PowerLoss
+            | Kind::TornWrite
+            | Kind::DiskFull
+            | Kind::DiskSlow
+            | Kind::DiskDamage
+            | Kind::DiskLost
+            | Kind::Rollback
+            | Kind::Clone
+            | Kind::SlowPeer
+            | Kind::Frozen
+            | Kind::Mute
+            | Kind::FlappingLink
+            | Kind::Partition
+            | Kind::OneWayPartition
+            | Kind::PartialPartition
+            | Kind::DeafAsker
+            | Kind::ClockLeap
+            | Kind::ClockStop
+            | Kind::Loss
+            | Kind::Corruption
+            | Kind::Reordering
+            | Kind::SmallMtu
+            | Kind::RemovalInPartition
+            | Kind::RemovalTwice
+            | Kind::RemovedReturns
+            | Kind::MassRestart
+            | Kind::Leave
+            | Kind::SecretSplit
+            | Kind::AddressChange => false,
+        }
+    }
 }
 
 impl fmt::Display for Kind {

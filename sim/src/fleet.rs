@@ -15,7 +15,7 @@ use crate::figures::{Figures, Phase, Spread};
 use crate::history::Subject;
 use crate::model::{Check, Failure};
 use crate::network::Weather;
-use crate::plan::{Act, Plan};
+use crate::plan::{Act, Plan, Rules};
 use crate::world::World;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -136,6 +136,7 @@ impl<'a> Fleet<'a> {
             peers: wish.peers,
             natted: 0,
             range: "10.32.0.0/12".parse().expect("a range"),
+            rules: Rules::default(),
             weather: Weather::FAIR,
             stagger: (JOIN / u32::from(wish.peers.max(1))).min(SECOND / 5),
             length: BOUND,

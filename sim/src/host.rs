@@ -11,8 +11,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gossip::PeerId;
 use gossip::planted::{Bug, planted};
+use gossip::{PeerId, RecordKey};
 use ipam::{Owner, Ticket};
 use ipnet::Ipv4Net;
 use router::core::endpoints::Change;
@@ -21,6 +21,7 @@ use router::core::hello::Capabilities;
 use router::core::identity::Identity;
 use router::core::mac::Mac;
 use router::core::node::{Node, NodeConfig, Output};
+use router::core::seeds::Seeds;
 use router::core::session::ConnectionState;
 
 use crate::clock::LocalClock;
@@ -41,7 +42,7 @@ const COMPACT_AFTER: usize = 256;
 /// How a host comes into a fabric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// It creates the fabric.
+    /// It creates the fabric, alone or as one of the seeds.
     Founder,
     /// It has a token.
     Joiner,
@@ -54,6 +55,10 @@ pub struct Fabric {
     pub range: Ipv4Net,
     /// Which secret, counted from the first one; each replaces the one before.
     pub secret: u8,
+    /// The hosts that create it together.
+    pub seeds: Option<Arc<Seeds>>,
+    /// As `--reclaim-after`.
+    pub reclaim_after: Option<Duration>,
 }
 
 /// What a host tells its observer.
@@ -95,6 +100,8 @@ pub struct Router {
     pub node: Node,
     /// Which start of the host's router this is.
     pub life: u32,
+    /// When that was.
+    pub started: Duration,
     /// Containers with a record.
     pub attachments: BTreeMap<u32, Ipv4Addr>,
     /// The forwarding table as the node told it.
@@ -142,6 +149,13 @@ pub struct Host {
     pub fabric: Fabric,
     /// Starts so far.
     pub lives: u32,
+    /// Somebody else speaks with its identity, or an earlier life of it that it does not know of: there is a copy, its disk went back
+    /// in time, or a boot counter could not be written.
+    pub doubled: bool,
+    /// The disk takes writes and never says that they are durable.
+    pub stuck: bool,
+    /// What its router, of a later version, says of kinds that are not known yet.
+    pub future: BTreeMap<RecordKey, Vec<u8>>,
     dice: Dice,
 }
 
@@ -167,6 +181,9 @@ impl Host {
             news: Vec::new(),
             fabric,
             lives: 0,
+            doubled: false,
+            stuck: false,
+            future: BTreeMap::new(),
             dice,
         }
     }
@@ -192,8 +209,11 @@ impl Host {
         for wrong in node.restore(&found.entries, now) {
             self.news.push(News::Notice(format!("journal: {wrong}")));
         }
-        if membership.founder && found.entries.is_empty() && (!found.damaged || membership.known.is_empty()) {
-            node.found(now);
+        if membership.founder && (!found.damaged || membership.known.is_empty()) {
+            self.found(&mut node, now);
+        }
+        for (key, value) in &self.future {
+            node.publish_strange(key.clone(), value.clone(), now);
         }
         node.announce(Mac::of_host(node.me()), Default::default(), now);
         for known in &membership.known {
@@ -203,10 +223,11 @@ impl Host {
             node.connect(*target, now);
         }
         // If it fails, a restart may need longer to be believed.
-        let _ = self.disk.store(&membership);
+        self.doubled |= self.disk.store(&membership).is_err();
         self.router = Some(Box::new(Router {
             node,
             life: self.lives,
+            started: at,
             attachments: BTreeMap::new(),
             table: BTreeMap::new(),
             wake: None,
@@ -225,6 +246,22 @@ impl Host {
         self.keep_house(address, now);
     }
 
+    /// Creates the fabric, or takes a seed's part of it.
+    fn found(&self, node: &mut Node, now: Instant) {
+        match &self.fabric.seeds {
+            None => node.found(now),
+            // A list that leaves somebody without a part is refused before it is used.
+            Some(seeds) => {
+                drop(seeds.part(&self.nickname(), self.fabric.range).map(|part| node.found_part(part, now)))
+            }
+        }
+    }
+
+    /// What people call it.
+    pub fn nickname(&self) -> String {
+        nickname(self.number)
+    }
+
     fn node(&mut self, boot: u32, now: Instant) -> Node {
         let fabric = FabricId([7; 16]);
         let secret = Secret::from_bytes([self.fabric.secret + 1; 32]);
@@ -234,14 +271,19 @@ impl Host {
             range: self.fabric.range,
             keys: FabricKeys::derive(fabric, self.fabric.range, &secret),
             boot,
-            nickname: format!("host-{}", self.number),
+            nickname: self.nickname(),
             version: "sim".to_owned(),
             mtu: 1390,
             capabilities: Capabilities::default(),
         };
         let seed = self.dice.roll();
         let mut random = Dice::new(seed, 3);
-        Node::new(config, seed, Box::new(move |bytes| random.fill(bytes)), now)
+        let mut node = Node::new(config, seed, Box::new(move |bytes| random.fill(bytes)), now);
+        node.set_reclaim_after(self.fabric.reclaim_after);
+        if let Some(seeds) = &self.fabric.seeds {
+            node.set_seeds(seeds);
+        }
+        node
     }
 
     /// The process ends; nothing is said.
@@ -281,7 +323,9 @@ impl Host {
     /// What the engine does after each input: durable first, then out.
     pub fn turn(&mut self, at: Duration) -> Result<Sent, Died> {
         let now = self.clock.read(at);
-        self.persist(now)?;
+        if !self.stuck {
+            self.persist(now)?;
+        }
         let mut sent = Vec::new();
         while let Some(output) = self.router.as_mut().and_then(|router| router.node.poll_output()) {
             self.act(output, &mut sent);
@@ -349,7 +393,7 @@ impl Host {
             }
             Output::BootChanged(boot) => {
                 router.membership.boot = boot;
-                let _ = self.disk.store(&router.membership);
+                self.doubled |= self.disk.store(&router.membership).is_err();
             }
             Output::Clone(text) => {
                 router.is_clone = true;
@@ -408,6 +452,11 @@ fn has_heard_fabric(router: &Router, now: Instant) -> bool {
     let alone = router.membership.known.is_empty() && router.membership.targets.is_empty();
     let mut views = router.node.sessions().connections();
     alone || views.any(|view| view.state == ConnectionState::Ready && heard(view.since))
+}
+
+/// What people call a host.
+pub fn nickname(number: u16) -> String {
+    format!("host-{number}")
 }
 
 /// Name of the holder of a container's address, as in the shell.

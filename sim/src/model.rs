@@ -3,6 +3,8 @@
 //! Some faults break what no protocol can keep: a disk that went back in time, a copy of a machine, a member that lies. What such a
 //! host believed to own at that time is *tainted*: there, and only there, double use and loss are no failures.
 
+mod versions;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -11,6 +13,7 @@ use ipnet::Ipv4Net;
 
 use crate::history::Subject;
 use crate::host::{Host, News, holder};
+use versions::Versions;
 
 /// Answers come at most this long after their deadline: a wake-up is exact, an fsync or the kernel is not.
 const SLACK: Duration = Duration::from_millis(200);
@@ -57,6 +60,16 @@ pub enum Check {
     NoPanic,
     /// A wake-up does something.
     NoSpinning,
+    /// No host goes back to an older version of a record.
+    NeverBack,
+    /// Nobody is called a copy of whom there is only one.
+    NoFalseClone,
+    /// Nobody who runs and is heard by all is taken for dead.
+    NoFalseDeath,
+    /// What is not understood is carried on unharmed, to everybody.
+    CarriedOn,
+    /// Without an operator only the majority removes anybody.
+    Majority,
 }
 
 impl Check {
@@ -74,6 +87,11 @@ impl Check {
             Check::SpaceKept => "space kept",
             Check::NoPanic => "no panic",
             Check::NoSpinning => "no spinning",
+            Check::NeverBack => "never back",
+            Check::NoFalseClone => "no false clone",
+            Check::NoFalseDeath => "no false death",
+            Check::CarriedOn => "carried on",
+            Check::Majority => "majority",
         }
     }
 }
@@ -108,6 +126,7 @@ pub struct Model {
     owned: Vec<Vec<Run>>,
     fates: Vec<Fate>,
     tainted: Vec<Run>,
+    versions: Versions,
     /// Answers that were an address.
     pub attached: u64,
     /// Answers that were a reason.
@@ -146,6 +165,11 @@ impl Model {
     /// Whether double use of an address is no failure.
     pub fn is_tainted(&self, address: Ipv4Addr) -> bool {
         self.tainted.iter().any(|(first, last)| (*first..=*last).contains(&address.to_bits()))
+    }
+
+    /// All that is tainted.
+    pub fn tainted_runs(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.tainted.iter().copied()
     }
 
     /// Whether nothing is tainted.
@@ -205,6 +229,11 @@ impl Model {
         Err(Failure { check: Check::Rested, text, subject: Subject::Address(address) })
     }
 
+    /// A disk answers again: whoever waited for it has been told.
+    pub fn unstuck(&mut self, host: u16, now: Instant) {
+        self.asked.range_mut((host, 0)..=(host, u64::MAX)).for_each(|(_, until)| *until = (*until).max(now));
+    }
+
     /// A host's clock leaps: everybody who waits there waits so much longer.
     pub fn leapt(&mut self, host: u16, by: Duration) {
         self.asked.range_mut((host, 0)..=(host, u64::MAX)).for_each(|(_, until)| *until += by);
@@ -245,10 +274,19 @@ impl Model {
                     *until = (*until).max(now) + KERNEL;
                 }
             }
+            News::Clone(text) => self.check_clone(&hosts[usize::from(host)], text)?,
             News::Wrote(_) | News::Detached(_) => {}
-            News::Removed(_) | News::Clone(_) | News::Notice(_) => {}
+            News::Removed(_) | News::Notice(_) => {}
         }
         Ok(())
+    }
+
+    fn check_clone(&self, host: &Host, text: &str) -> Result<(), Failure> {
+        if host.doubled || !self.counts(host.number) {
+            return Ok(());
+        }
+        let text = format!("host {} is not copied and hears: {text}", host.number);
+        Err(Failure { check: Check::NoFalseClone, text, subject: Subject::All })
     }
 
     fn wire(&mut self, host: u16, container: u32, address: Ipv4Addr, hosts: &[Host]) -> Result<(), Failure> {
@@ -274,6 +312,11 @@ impl Model {
     pub fn check(&mut self, host: &Host, hosts: &[Host]) -> Result<(), Failure> {
         self.check_owners(host, hosts)?;
         self.check_kept(host)
+    }
+
+    /// Checks that no record that a host holds is older than it was.
+    pub fn check_versions(&mut self, host: &Host, hosts: &[Host]) -> Result<(), Failure> {
+        self.versions.check(host, hosts.len())
     }
 
     fn check_owners(&mut self, host: &Host, hosts: &[Host]) -> Result<(), Failure> {
@@ -330,6 +373,10 @@ impl Model {
     /// Checks that nobody waits longer than promised.
     pub fn check_waits(&self, host: &Host, at: Duration) -> Result<(), Failure> {
         let now = host.clock.read(at);
+        // Nobody promised that a disk answers.
+        if host.stuck {
+            return Ok(());
+        }
         for ((_, what), until) in self.asked.range((host.number, 0)..=(host.number, u64::MAX)) {
             if now > *until + SLACK + 2 * host.disk.delay {
                 let text = format!("host {} did not answer request {what:x} in time", host.number);
@@ -340,6 +387,7 @@ impl Model {
     }
 }
 
-fn run(block: Ipv4Net) -> Run {
+/// First and last address of a block.
+pub(crate) fn run(block: Ipv4Net) -> Run {
     (block.network().to_bits(), block.broadcast().to_bits())
 }

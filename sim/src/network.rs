@@ -17,6 +17,8 @@ const HELD_UP: u32 = 10;
 const HELD_UP_MOST: Duration = Duration::from_millis(20);
 /// Payload that every link takes: 1,280 bytes of IPv6 less its headers.
 pub const SMALLEST_MTU: usize = 1232;
+/// Datagrams lost, in a thousand, with which nobody may be taken for dead.
+const CALM_LOSS: u32 = 50;
 /// Payload that an ordinary link takes.
 const ORDINARY_MTU: usize = 1472;
 
@@ -47,6 +49,11 @@ impl Weather {
         late: Duration::ZERO,
         mtu: ORDINARY_MTU,
     };
+
+    /// Whether it hides nobody from others.
+    pub fn is_calm(&self) -> bool {
+        self.loss <= CALM_LOSS && self.corruption == 0 && self.mtu >= SMALLEST_MTU
+    }
 }
 
 /// One way between two hosts that is not like the others.

@@ -51,6 +51,15 @@ impl Act {
     }
 }
 
+/// How the operators run the fabric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rules {
+    /// So many of the first hosts create the fabric together, from one list (`--seeds`); the first one alone unless there are two.
+    pub seeds: u16,
+    /// Routers remove peers that have been dead for so long (`--reclaim-after`).
+    pub reclaim_after: Option<Duration>,
+}
+
 /// A whole life of a fabric.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
@@ -62,6 +71,8 @@ pub struct Plan {
     pub natted: u64,
     /// The fabric's addresses.
     pub range: Ipv4Net,
+    /// How it is run.
+    pub rules: Rules,
     /// The weather while nothing is wrong.
     pub weather: Weather,
     /// Time between the starts of two hosts.
@@ -73,6 +84,15 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether all members hear each other all the time.
+    pub fn is_calm(&self) -> bool {
+        let calm = |(_, act): &(Duration, Act)| match act {
+            Act::Fault(fault) => fault.kind.is_calm(),
+            Act::Attach { .. } | Act::Detach { .. } | Act::Ping { .. } => true,
+        };
+        self.weather.is_calm() && self.rules.reclaim_after.is_none() && self.acts.iter().all(calm)
+    }
+
     /// The plan without some of its acts.
     pub fn without(&self, first: usize, count: usize) -> Plan {
         let mut plan = self.clone();
@@ -83,12 +103,13 @@ impl Plan {
     /// What a person reads of it.
     pub fn describe(&self) -> String {
         let mut text = format!(
-            "  seed {}, {} hosts, range {}, {:.0} s, {:?}\n",
+            "  seed {}, {} hosts, range {}, {:.0} s, {:?}, {:?}\n",
             self.seed,
             self.peers,
             self.range,
             self.length.as_secs_f64(),
-            self.weather
+            self.weather,
+            self.rules
         );
         for (at, act) in &self.acts {
             let act = match act {

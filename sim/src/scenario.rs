@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 use crate::dice::Dice;
 use crate::fault::{Fault, Kind};
 use crate::network::Weather;
-use crate::plan::{Act, Plan};
+use crate::plan::{Act, Plan, Rules};
 
 /// A name and what it draws.
 pub struct Scenario {
@@ -38,6 +38,16 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "removal", about: "Peers are removed, rightly and wrongly.", draw: removal },
     Scenario { name: "full", about: "A small range, more containers than addresses.", draw: full },
     Scenario { name: "lies", about: "Members lie, while all others hear each other.", draw: lies },
+    Scenario {
+        name: "seeds",
+        about: "A fleet starts at once from one list of seeds; some crash, some join.",
+        draw: seeds,
+    },
+    Scenario {
+        name: "reclaim",
+        about: "Routers remove who is dead for long; hosts crash, partitions last.",
+        draw: reclaim,
+    },
     Scenario { name: "mixed", about: "Some kinds of fault, drawn from all, for 3 to 30 hosts.", draw: mixed },
 ];
 
@@ -58,6 +68,8 @@ impl Scenario {
 }
 
 const SECOND: Duration = Duration::from_secs(1);
+/// A fault lasts at most for this part of a life.
+const LONGEST_PART: u32 = 2;
 
 fn quiet(wish: &Wish, dice: &mut Dice) -> Plan {
     base(wish, dice, 10, 60)
@@ -129,7 +141,49 @@ fn full(wish: &Wish, dice: &mut Dice) -> Plan {
 fn lies(wish: &Wish, dice: &mut Dice) -> Plan {
     let mut plan = base(wish, dice, 7, 90);
     containers(&mut plan, dice, 40);
-    faults(&mut plan, dice, &[Kind::LyingGift, Kind::LyingEndpoint, Kind::FixedConflict], 3);
+    let kinds = [
+        Kind::LyingGift,
+        Kind::LyingEndpoint,
+        Kind::LyingDeath,
+        Kind::LyingTwice,
+        Kind::VersionSkew,
+        Kind::Stuck,
+        Kind::FixedConflict,
+    ];
+    faults(&mut plan, dice, &kinds, 4);
+    plan
+}
+
+fn seeds(wish: &Wish, dice: &mut Dice) -> Plan {
+    let mut plan = base(wish, dice, 7, 60);
+    plan.range = small_range(dice, 22, 27);
+    plan.rules.seeds = some_seeds(&plan, dice);
+    containers(&mut plan, dice, 40);
+    let kinds = [
+        Kind::Crash,
+        Kind::PowerLoss,
+        Kind::TornWrite,
+        Kind::Partition,
+        Kind::PartialPartition,
+        Kind::Join,
+        Kind::DiskLost,
+        Kind::Leave,
+        Kind::Exhaustion,
+    ];
+    faults(&mut plan, dice, &kinds, 5);
+    plan
+}
+
+fn reclaim(wish: &Wish, dice: &mut Dice) -> Plan {
+    let mut plan = base(wish, dice, 7, 280);
+    plan.rules.reclaim_after = Some(dice.between(20 * SECOND, 60 * SECOND));
+    plan.range = small_range(dice, 22, 27);
+    if dice.happens(500) {
+        plan.rules.seeds = some_seeds(&plan, dice);
+    }
+    containers(&mut plan, dice, 40);
+    let kinds = [Kind::Crash, Kind::PowerLoss, Kind::Partition, Kind::Partition, Kind::Join, Kind::DiskLost];
+    faults_lasting(&mut plan, dice, &kinds, 4, 180 * SECOND);
     plan
 }
 
@@ -144,6 +198,11 @@ fn mixed(wish: &Wish, dice: &mut Dice) -> Plan {
     let mut plan = base(wish, dice, peers as u16, length);
     plan.weather = weather(dice);
     plan.range = small_range(dice, 22, 29);
+    match dice.below(8) {
+        0 => plan.rules.seeds = some_seeds(&plan, dice),
+        1 => plan.rules.reclaim_after = Some(dice.between(20 * SECOND, 60 * SECOND)),
+        _ => {}
+    }
     let count = 5 + dice.below(40);
     containers(&mut plan, dice, count);
     // Whoever has missed some epochs believes a gift of what was never the giver's (ADR 0004): not together with other faults.
@@ -160,6 +219,7 @@ fn base(wish: &Wish, dice: &mut Dice, peers: u16, length: u64) -> Plan {
         peers: wish.peers.unwrap_or(peers),
         natted: if dice.happens(250) { dice.roll() & dice.roll() & dice.roll() } else { 0 },
         range: "10.32.0.0/16".parse().unwrap_or_default(),
+        rules: Rules::default(),
         weather: Weather::FAIR,
         stagger: if dice.happens(500) { dice.between(Duration::ZERO, SECOND) } else { Duration::ZERO },
         length: wish.length.unwrap_or(SECOND * length as u32),
@@ -183,6 +243,15 @@ fn weather(dice: &mut Dice) -> Weather {
         }
     }
     weather
+}
+
+/// How many of the hosts are seeds: two at least, and not so many that a part would have no address.
+fn some_seeds(plan: &Plan, dice: &mut Dice) -> u16 {
+    let size = 1u64 << (32 - plan.range.prefix_len());
+    match u64::from(plan.peers).min(size / 4) {
+        0..2 => 0,
+        most => 2 + dice.below(most - 1) as u16,
+    }
 }
 
 fn small_range(dice: &mut Dice, shortest: u8, longest: u8) -> Ipv4Net {
@@ -215,12 +284,16 @@ fn containers(plan: &mut Plan, dice: &mut Dice, count: u64) {
 }
 
 fn faults(plan: &mut Plan, dice: &mut Dice, kinds: &[Kind], count: u64) {
+    faults_lasting(plan, dice, kinds, count, 60 * SECOND);
+}
+
+fn faults_lasting(plan: &mut Plan, dice: &mut Dice, kinds: &[Kind], count: u64, longest: Duration) {
     for _ in 0..count {
         let fault = Fault {
             kind: kinds[dice.index(kinds.len())],
             host: dice.below(u64::from(plan.peers)) as u16,
             other: dice.below(u64::from(plan.peers)) as u16,
-            lasts: dice.between(SECOND / 10, (plan.length / 3).min(60 * SECOND)),
+            lasts: dice.between(SECOND / 10, (plan.length / LONGEST_PART).min(longest)),
             how: dice.roll(),
         };
         plan.acts.push((dice.between(Duration::ZERO, plan.length), Act::Fault(fault)));

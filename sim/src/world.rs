@@ -1,19 +1,24 @@
 //! Everything together: the hosts, the network between them, the clock, and what is done to them. One step is one event at one host.
 
+mod future;
 mod lies;
 mod operator;
+mod reclaim;
 mod settle;
+mod suspicion;
+mod tables;
 mod trouble;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use ipam::{Ticket, Want};
+use router::core::seeds::Seeds;
 
 use crate::clock::{LocalClock, Queue};
 use crate::dice::{Dice, mix};
 use crate::history::{History, Subject};
-use crate::host::{Fabric, Host, LEASE_DEADLINE, News};
+use crate::host::{Fabric, Host, LEASE_DEADLINE, News, nickname};
 use crate::model::{Check, Failure, Model};
 use crate::network::{Nat, Network, Parcel, SMALLEST_MTU};
 use crate::plan::{Act, Plan};
@@ -57,6 +62,10 @@ pub(crate) struct Held {
     sent: u64,
     /// Wake-ups in the present second.
     wakes: (u64, u32),
+    /// What it sends, and the most that it sent.
+    busy: tables::Busy,
+    /// When its tables were looked at.
+    looked: Duration,
 }
 
 /// What was counted.
@@ -112,6 +121,12 @@ pub struct World {
     pub(crate) dice: Dice,
     pub(crate) fabric: Fabric,
     pub(crate) next_container: u32,
+    /// All members hear each other all the time.
+    calm: bool,
+    /// When hosts last changed sides.
+    parted: Duration,
+    /// Whom an operator is removing.
+    removing: Option<u16>,
     next_ping: u64,
     kept: Vec<(u16, Vec<u8>)>,
     seed: u64,
@@ -144,8 +159,11 @@ impl World {
             counts: Counts::default(),
             trace: plan.seed,
             dice: Dice::new(plan.seed, 2),
-            fabric: Fabric { range: plan.range, secret: 0 },
+            fabric: fabric_of(plan),
             next_container: 1_000_000,
+            calm: plan.is_calm(),
+            parted: Duration::ZERO,
+            removing: None,
             next_ping: 0,
             kept: Vec::new(),
             seed: plan.seed,
@@ -249,6 +267,7 @@ impl World {
         let address = self.network.own_address(host);
         self.hosts[index].wake(address, self.now);
         self.turn(host)?;
+        self.check_tables(host)?;
         self.model.check_waits(&self.hosts[index], self.now)
     }
 
@@ -284,12 +303,16 @@ impl World {
         if wrote || !news.is_empty() {
             self.model.check(&self.hosts[index], &self.hosts)?;
         }
+        self.notice_reclaims(host)?;
+        self.check_deaths(host)?;
+        self.model.check_versions(&self.hosts[index], &self.hosts)?;
         self.schedule(host);
         Ok(())
     }
 
     fn check_limits(&self, host: u16, sent: &[(SocketAddr, Vec<u8>)]) -> Result<(), Failure> {
         let fail = |text| Err(Failure { check: Check::Limits, text, subject: Subject::All });
+        self.check_busy(host)?;
         if sent.len() > MAX_BURST {
             return fail(format!("host {host} sends {} datagrams in one turn", sent.len()));
         }
@@ -309,6 +332,7 @@ impl World {
         self.counts.datagrams += 1;
         self.counts.bytes += bytes.len() as u64;
         self.held[usize::from(host)].sent += bytes.len() as u64;
+        self.held[usize::from(host)].busy.count(self.now, bytes.len());
         self.note(host, (2 << 32) + bytes.len() as u64);
         if self.counts.datagrams.is_multiple_of(29) {
             if self.kept.len() >= MAX_KEPT {
@@ -412,4 +436,10 @@ impl World {
         let at = self.now.as_micros() as u64;
         self.trace = mix(mix(self.trace, at), what ^ u64::from(host) << 48);
     }
+}
+
+fn fabric_of(plan: &Plan) -> Fabric {
+    let names = (0..plan.rules.seeds).map(nickname).collect();
+    let seeds = Seeds::new(names).ok().map(std::sync::Arc::new);
+    Fabric { range: plan.range, secret: 0, seeds, reclaim_after: plan.rules.reclaim_after }
 }

@@ -6,14 +6,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use ipam::Want;
 
-use super::{Act, Plan};
+use super::{Act, Plan, Rules};
 use crate::fault::{Fault, Kind};
 use crate::network::Weather;
 
 impl Plan {
     /// The plan as text, one act a line.
     pub fn to_text(&self) -> String {
-        let Plan { seed, peers, natted, range, weather, stagger, length, acts } = self;
+        let Plan { seed, peers, natted, range, rules, weather, stagger, length, acts } = self;
         let Weather { loss, duplication, corruption, reordering, late, mtu } = weather;
         let mut text = format!(
             "plan {seed} {peers} {natted} {range} {} {}\nweather {loss} {duplication} {corruption} {reordering} {} {mtu}\n",
@@ -21,6 +21,10 @@ impl Plan {
             length.as_micros(),
             late.as_micros()
         );
+        if *rules != Rules::default() {
+            let after = rules.reclaim_after.map_or(0, |after| after.as_micros());
+            text += &format!("rules {} {after}\n", rules.seeds);
+        }
         for (at, act) in acts {
             let act = match act {
                 Act::Attach { host, container, want: Want::Any } => format!("attach {host} {container} any"),
@@ -51,6 +55,7 @@ impl Plan {
             peers: head.next()?,
             natted: head.next()?,
             range: head.next()?,
+            rules: Rules::default(),
             weather: Weather::FAIR,
             stagger: head.time()?,
             length: head.time()?,
@@ -66,6 +71,13 @@ impl Plan {
             late: sky.time()?,
             mtu: sky.next()?,
         };
+        let mut lines = lines.peekable();
+        if let Some(line) = lines.next_if(|line| line.starts_with("rules ")) {
+            let mut words = Words::of(line);
+            words.expect("rules")?;
+            let (seeds, after) = (words.next()?, words.time()?);
+            plan.rules = Rules { seeds, reclaim_after: Some(after).filter(|after| !after.is_zero()) };
+        }
         for line in lines {
             let act = read_act(&mut Words::of(line)).with_context(|| format!("in the line `{line}`"))?;
             plan.acts.push(act);

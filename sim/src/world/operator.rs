@@ -45,10 +45,14 @@ impl World {
         }
     }
 
-    /// Brings a host into the fabric; the first one creates it.
+    /// Brings a host into the fabric; the first one creates it, or the seeds do.
     pub(super) fn join(&mut self, host: u16) -> Result<(), Failure> {
+        let seeds = self.fabric.seeds.as_ref().map_or(1, |seeds| seeds.names().len() as u16);
         let (role, targets) = match host {
-            0 => (Role::Founder, Vec::new()),
+            founder if founder < seeds => {
+                let others = (0..seeds).filter(|other| *other != founder);
+                (Role::Founder, others.map(|other| self.network.address(other)).collect())
+            }
             _ => (Role::Joiner, self.some_addresses(host)),
         };
         if role == Role::Joiner && targets.is_empty() {
@@ -139,7 +143,10 @@ impl World {
         }
         let removal = router.node.remove_peer(peer, now);
         self.history.note(self.now, at, format!("rmpeer of host {gone}: {removal:?}"));
-        self.turn(at)?;
+        self.removing = Some(gone);
+        let turned = self.turn(at);
+        self.removing = None;
+        turned?;
         let durable =
             self.hosts[usize::from(at)].router.as_ref().is_some_and(|r| r.node.ipam().is_removed(peer));
         if durable && matches!(removal, Removal::Started { .. }) && self.model.fate(gone) != Fate::Gone {
@@ -150,7 +157,7 @@ impl World {
     }
 
     /// ADR 0004: somebody who joined through the removed one, and of whom the heir has not heard, is not asked.
-    fn excuse_unknown(&mut self, at: u16, gone: u16) {
+    pub(super) fn excuse_unknown(&mut self, at: u16, gone: u16) {
         let Some(heir) = &self.hosts[usize::from(at)].router else { return };
         let known: Vec<PeerId> =
             heir.node.members().map(|member| member.id).chain([heir.node.me()]).collect();

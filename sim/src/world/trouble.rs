@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use gossip::{PeerId, RecordKey};
 use ipam::Want;
 
 use super::operator::Order;
@@ -41,6 +42,10 @@ pub(crate) enum Undo {
     Secret,
     Flood { host: u16, how: u64, left: u32 },
     Replay { left: u32 },
+    Accuse { host: u16, how: u64, until: Duration },
+    Agree { origin: PeerId, key: RecordKey },
+    Future { host: u16, how: u64, left: u32 },
+    Unstick(u16),
 }
 
 impl World {
@@ -105,7 +110,12 @@ impl World {
                 self.fault_of_many(fault, end)
             }
             Kind::FixedConflict | Kind::Exhaustion => self.fault_of_wishes(fault),
-            Kind::LyingGift | Kind::LyingEndpoint => {
+            Kind::VersionSkew => self.undo(Undo::Future { host, how, left: (how % 8) as u32 }),
+            Kind::Stuck => {
+                self.hosts[usize::from(host)].stuck = true;
+                self.later(end, Undo::Unstick(host))
+            }
+            Kind::LyingGift | Kind::LyingEndpoint | Kind::LyingDeath | Kind::LyingTwice => {
                 if self.lie(fault)? {
                     let order = Order::Remove { at: other, gone: host, tries: 0 };
                     self.queue.push(end + KNOWN_DEAD, What::Order(order));
@@ -175,7 +185,8 @@ impl World {
         let original = &self.hosts[usize::from(host)];
         let (identity, id, disk) = (original.identity.clone(), original.id, original.disk.clone());
         let here = &mut self.hosts[usize::from(copy)];
-        (here.identity, here.id, here.disk) = (identity, id, disk);
+        (here.identity, here.id, here.disk, here.doubled) = (identity, id, disk, true);
+        self.hosts[usize::from(host)].doubled = true;
         self.history.note(self.now, copy, format!("is a copy of host {host}"));
         let address = self.network.own_address(copy);
         self.hosts[usize::from(copy)].start(address, self.now);
@@ -217,6 +228,7 @@ impl World {
             }
             _ => {
                 let half: Vec<u16> = (0..count).filter(|n| in_half(*n)).collect();
+                self.parted = self.now;
                 half.iter().for_each(|n| self.network.set_side(*n, 1));
                 self.later(end, Undo::Side(half))
             }
@@ -248,6 +260,7 @@ impl World {
         self.queue.push(self.now + KNOWN_DEAD, remove(other));
         match kind {
             Kind::RemovalInPartition => {
+                self.parted = self.now;
                 self.network.set_side(host, 2);
                 self.later(end.max(self.now + 2 * KNOWN_DEAD), Undo::Side(vec![host]))
             }
@@ -357,7 +370,10 @@ impl World {
             Undo::Ways(from) => {
                 (0..self.hosts.len() as u16).for_each(|to| self.network.set_way(from, to, None));
             }
-            Undo::Side(hosts) => hosts.into_iter().for_each(|host| self.network.set_side(host, 0)),
+            Undo::Side(hosts) => {
+                self.parted = self.now;
+                hosts.into_iter().for_each(|host| self.network.set_side(host, 0));
+            }
             Undo::Clock(host) => {
                 self.hosts[usize::from(host)].clock.go(self.now);
                 self.schedule(host);
@@ -371,8 +387,19 @@ impl World {
             }
             Undo::Flood { host, how, left } => return self.flood(host, how, left),
             Undo::Replay { left } => return self.replay(left),
+            Undo::Accuse { host, how, until } => return self.accuse_all(host, how, until),
+            Undo::Agree { origin, key } => return self.check_agreed(origin, &key),
+            Undo::Future { host, how, left } => return self.speak_of_future(host, how, left),
+            Undo::Unstick(host) => return self.unstick(host),
         }
         Ok(())
+    }
+
+    fn unstick(&mut self, host: u16) -> Result<(), Failure> {
+        self.hosts[usize::from(host)].stuck = false;
+        let now = self.hosts[usize::from(host)].clock.read(self.now);
+        self.model.unstuck(host, now);
+        self.turn(host)
     }
 
     fn clear_weather(&mut self, kind: Kind) {
@@ -398,6 +425,7 @@ impl World {
         self.taint_journal(host, &present.clone());
         self.taint_journal(host, &old);
         self.hosts[usize::from(host)].disk = old;
+        self.hosts[usize::from(host)].doubled = true;
         self.start(host)
     }
 

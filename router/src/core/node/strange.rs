@@ -29,11 +29,6 @@ impl Node {
         self.pump(now);
     }
 
-    /// The peers that gossip talks with.
-    pub fn neighbours(&self) -> impl Iterator<Item = PeerId> {
-        self.gossip.neighbours()
-    }
-
     /// What gossip would tell of all members, with their own word for it.
     pub fn rumours(&self) -> impl Iterator<Item = Rumour> {
         self.gossip.rumours()
