@@ -10,6 +10,7 @@ use ipnet::Ipv4Net;
 
 use crate::Ipam;
 use crate::span::Span;
+use crate::types::Trust;
 
 /// How long is listened when nobody is there. A session takes a fraction of a second; the first caller waits for up to five.
 const LISTEN: Duration = Duration::from_secs(3);
@@ -44,7 +45,8 @@ impl Ipam {
     }
 
     pub(crate) fn next_claim(&self) -> Option<Instant> {
-        self.claim.as_ref().map(|claim| claim.at)
+        // Whoever may have forgotten that it took its part, and gave it away, has to hear the fabric first.
+        self.claim.as_ref().filter(|_| self.trust == Trust::Sure).map(|claim| claim.at)
     }
 
     /// Somebody is there now: hear what they know.
@@ -55,7 +57,8 @@ impl Ipam {
     }
 
     pub(crate) fn claim_part_due(&mut self, now: Instant) {
-        let Some(claim) = self.claim.take_if(|claim| claim.at <= now) else { return };
+        let trust = self.trust;
+        let Some(claim) = self.claim.take_if(|claim| trust == Trust::Sure && claim.at <= now) else { return };
         let spans = || claim.parts.iter().copied().map(Span::of);
         self.part_taken = spans().find_map(|span| Some(self.map.within(span).next()?.1.owner));
         if self.part_taken.is_none() {

@@ -209,7 +209,8 @@ impl Host {
         for wrong in node.restore(&found.entries, now) {
             self.news.push(News::Notice(format!("journal: {wrong}")));
         }
-        if membership.founder && (!found.damaged || membership.known.is_empty()) {
+        let sure = self.fabric.seeds.is_some() || !found.damaged || membership.known.is_empty();
+        if membership.founder && sure {
             self.found(&mut node, now);
         }
         for (key, value) in &self.future {

@@ -219,7 +219,7 @@ impl Engine {
                 node.set_seeds(&list);
                 let part = list.part(&self.config.nickname, file.range);
                 match part.map_err(|error| error.to_string()) {
-                    Ok(part) if founds => node.found_part(part, now),
+                    Ok(part) if file.founder => node.found_part(part, now),
                     Ok(_) => {}
                     Err(error) if ipam.is_empty() => {
                         tracing::error!(error, "this seed takes no part of the range")
