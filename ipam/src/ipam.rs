@@ -239,8 +239,11 @@ impl Ipam {
             return false;
         }
         if !self.map.at(bits).is_some_and(|holding| self.is_usable(&holding)) {
-            // Contested: it stays out of use.
+            // Contested: it stays out of use. Or the journal is not trusted yet: it rests from when it is.
             self.space.withhold(Span::single(bits));
+            if until.is_some() && self.trust == Trust::Unsure {
+                self.restoring.insert(bits);
+            }
         }
         self.out.persist(entry);
         self.consider_tidying(now);
