@@ -256,3 +256,29 @@ impl Drop for Dockerd {
 pub(crate) fn end_containers(dir: &Path) {
     leftovers::end_containers(&dir.join(TASKS), &["init.pid"]);
 }
+
+/// Removes the control groups of a run's containers, which stay when a daemon is killed. One that is in use by somebody stays.
+pub(crate) fn remove_cgroups(run: &str) {
+    let root = Path::new("/sys/fs/cgroup");
+    let hierarchies = folders(root).into_iter().chain([root.to_owned()]);
+    for group in hierarchies.flat_map(|hierarchy| folders(&hierarchy)) {
+        let name = group.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.strip_prefix(run).is_some_and(|rest| rest.starts_with("-h")) {
+            remove_group(&group);
+        }
+    }
+}
+
+/// From the leaves: a control group with others below it cannot be removed.
+fn remove_group(group: &Path) {
+    folders(group).iter().for_each(|below| remove_group(below));
+    let _in_use = fs::remove_dir(group);
+}
+
+fn folders(path: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
+}

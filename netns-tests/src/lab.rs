@@ -346,6 +346,7 @@ fn remove_run(run: &str) -> Result<()> {
     for name in names_in(Path::new(netns::FOLDER)).iter().filter(|name| run_of(name) == Some(run)) {
         errors.extend(NetNs::remove(name).err());
     }
+    dockerd::remove_cgroups(run);
     for socket in control_sockets(run) {
         errors.extend(
             fs::remove_file(&socket).with_context(|| format!("cannot remove `{}`", socket.display())).err(),
