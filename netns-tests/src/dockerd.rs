@@ -232,6 +232,7 @@ impl Dockerd {
 
 /// The daemon's folders in the place of the machine's, so that it finds its own plugins there. Arguments: its folder, its control group.
 const START: &str = "D=$1
+mount -t tmpfs weave-lab /run
 mkdir -p /run/docker /etc/docker /run/containerd
 mount --bind $D/run /run/docker
 mount --bind $D/etc /etc/docker
