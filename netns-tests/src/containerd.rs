@@ -68,9 +68,10 @@ impl Containerd {
         fs::write(dir.join("config.toml"), configuration(&dir, plugins, networks))
             .context("cannot configure containerd")?;
         let log = OpenOptions::new().create(true).append(true).open(dir.join("log"))?;
-        // Mounts of its own, which go with it; `ctr` has fixed folders for plugins and networks.
+        // Mounts of its own, which go with it: `ctr` has fixed folders for plugins and networks, and the names of pods' namespaces would
+        // stay in the machine's.
         let script = format!(
-            "mkdir -p /opt/cni/bin /etc/cni/net.d\nmount --bind {plugins} /opt/cni/bin\nmount --bind {networks} /etc/cni/net.d\n\
+            "mkdir -p /opt/cni/bin /etc/cni/net.d /run/netns\nmount -t tmpfs pods /run/netns\nmount --bind {plugins} /opt/cni/bin\nmount --bind {networks} /etc/cni/net.d\n\
              exec containerd --config {}/config.toml",
             dir.display()
         );

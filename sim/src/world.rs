@@ -367,6 +367,10 @@ impl World {
     }
 
     pub(crate) fn act(&mut self, act: Act) -> Result<(), Failure> {
+        // A fleet's life is not in the plan.
+        if let Act::Fault(fault) = &act {
+            self.calm &= fault.kind.is_calm();
+        }
         match act {
             Act::Attach { host, container, want } => {
                 if !self.runs(host) {

@@ -14,7 +14,8 @@ const MAX_HOSTS: usize = 64;
 impl World {
     /// Checks what a host thinks of those who never stopped. Only where nothing keeps members from hearing each other.
     pub(super) fn check_deaths(&self, host: u16) -> Result<(), Failure> {
-        if !self.calm || self.hosts.len() > MAX_HOSTS || self.model.fate(host) != Fate::Member {
+        let calm = self.calm && self.network.weather.is_calm();
+        if !calm || self.hosts.len() > MAX_HOSTS || self.model.fate(host) != Fate::Member {
             return Ok(());
         }
         let Some(router) = &self.hosts[usize::from(host)].router else { return Ok(()) };
