@@ -62,7 +62,7 @@ fn a_partition_heals() {
         sim.publish(1, 1, b"before");
         sim.run(SECOND);
         let side = [0, 1, 2, 3, 4];
-        // Whoever has no neighbour on the other side is missed by nobody there: it takes a link to see it break.
+        // It takes a link to see it break at once; whoever has no neighbour on the other side is missed later.
         let linked = |a: u16, b: u16| sim.gossip(a).neighbours().any(|linked| linked == peer(b));
         let across = side.into_iter().flat_map(|a| (5..12).map(move |b| (a, b)));
         let across: Vec<(u16, u16)> = across.filter(|(a, b)| linked(*a, *b) && linked(*b, *a)).collect();
@@ -76,6 +76,12 @@ fn a_partition_heals() {
             assert_eq!(sim.state_at(there, here), Some(MemberState::Dead));
         }
         assert_eq!(sim.state_at(0, 3), Some(MemberState::Alive));
+        // A minute is promised for all, neighbours or not.
+        sim.run(30 * SECOND);
+        for (here, there) in side.into_iter().flat_map(|a| (5..12).map(move |b| (a, b))) {
+            assert_eq!(sim.state_at(here, there), Some(MemberState::Dead), "{here} of {there}");
+            assert_eq!(sim.state_at(there, here), Some(MemberState::Dead), "{there} of {here}");
+        }
         sim.publish(1, 1, b"after");
         sim.publish(9, 1, b"there");
         sim.run(SECOND);
