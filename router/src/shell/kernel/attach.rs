@@ -30,14 +30,7 @@ pub(super) fn attach(bridge: &str, own: &NetnsId, spec: &AttachSpec) -> Result<(
     spec.validate()?;
     let netns = spec.netns.open(own)?;
     let mut host = Wire::open(NETLINK_ROUTE)?;
-    let bridge = links::require(&mut host, bridge)?;
-    if bridge.kind != Some(InfoKind::Bridge) {
-        return Err(KernelError::WrongKind {
-            name: bridge.name.clone(),
-            got: bridge.kind_name(),
-            want: "a bridge",
-        });
-    }
+    let bridge = links::require_bridge(&mut host, bridge)?;
     if links::find(&mut host, &spec.host_ifname)?.is_some() {
         return Err(taken(&spec.host_ifname, Side::Host));
     }

@@ -142,6 +142,15 @@ pub(super) fn require(wire: &mut Wire, name: &str) -> Result<Link> {
     find(wire, name)?.ok_or_else(|| KernelError::DeviceMissing { name: name.to_owned() })
 }
 
+/// The same, of a device that must be a bridge.
+pub(super) fn require_bridge(wire: &mut Wire, name: &str) -> Result<Link> {
+    let link = require(wire, name)?;
+    if link.kind == Some(InfoKind::Bridge) {
+        return Ok(link);
+    }
+    Err(KernelError::WrongKind { name: link.name.clone(), got: link.kind_name(), want: "a bridge" })
+}
+
 /// All devices, or those that are enslaved to `master`.
 pub(super) fn list(wire: &mut Wire, master: Option<u32>) -> Result<Vec<Link>> {
     let mut request = LinkMessage::default();

@@ -5,7 +5,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::{
     attach::{Far, create_pair, ready_port},
-    error::{KernelError, Result},
+    error::Result,
     links,
     spec::{AttachSpec, check_gso, check_ifname, check_mac, check_mtu, check_port_name},
     sysctl::Warning,
@@ -57,14 +57,7 @@ pub(super) fn make(bridge: &str, spec: &PairSpec) -> Result<Paired> {
     check_mtu(spec.mtu)?;
     check_gso(spec.gso_max_size)?;
     let mut host = Wire::open(NETLINK_ROUTE)?;
-    let bridge = links::require(&mut host, bridge)?;
-    if bridge.kind != Some(InfoKind::Bridge) {
-        return Err(KernelError::WrongKind {
-            name: bridge.name.clone(),
-            got: bridge.kind_name(),
-            want: "a bridge",
-        });
-    }
+    let bridge = links::require_bridge(&mut host, bridge)?;
     if links::find(&mut host, &spec.host_ifname)?.is_some_and(|link| link.kind == Some(InfoKind::Veth)) {
         links::delete(&mut host, &spec.host_ifname)?;
     }
