@@ -190,6 +190,34 @@ pub struct AttachRequest {
     pub attempt: Option<String>,
 }
 
+/// `POST /containers/attach`: a container of Docker or Podman, which is attached again whenever it is started. Answers an [`Attachment`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachContainerRequest {
+    /// Its name, id or the beginning of its id.
+    pub container: String,
+    /// Name of the interface inside the container.
+    pub ifname: String,
+    /// The wanted address; any unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Addr>,
+    /// Take the address from this part of the range.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet: Option<Ipv4Net>,
+    /// A name for people; the container's unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// `POST /containers/detach`: idempotent for a container that exists. Answers a [`DetachAnswer`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DetachContainerRequest {
+    /// Its name, id or the beginning of its id.
+    pub container: String,
+    /// One interface, or all of the container's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ifname: Option<String>,
+}
+
 /// Who asks for an attachment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -11,10 +11,10 @@ use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::api::{
-    AttachRequest, Attachment, CheckRequest, Connections, DetachAnswer, DetachRequest, ErrorBody, Exposure,
-    FabricInfo, GcAnswer, GcRequest, Ipam, JoinRequest, PREFIX, Peer, PingAnswer, PingRequest, Report,
-    ResetAnswer, ResetRequest, RmpeerAnswer, RmpeerRequest, Status, Target, TargetsRequest, UndoRequest,
-    UpRequest, Version,
+    AttachContainerRequest, AttachRequest, Attachment, CheckRequest, Connections, DetachAnswer,
+    DetachContainerRequest, DetachRequest, ErrorBody, Exposure, FabricInfo, GcAnswer, GcRequest, Ipam,
+    JoinRequest, PREFIX, Peer, PingAnswer, PingRequest, Report, ResetAnswer, ResetRequest, RmpeerAnswer,
+    RmpeerRequest, Status, Target, TargetsRequest, UndoRequest, UpRequest, Version,
 };
 use crate::audit::{IpamAudit, IpamHistory};
 use crate::error::ClientError;
@@ -145,6 +145,16 @@ impl Client {
     /// `POST /attach`
     pub fn attach(&self, request: &AttachRequest) -> Result<Attachment, ClientError> {
         self.post("/attach", ATTACH, request)
+    }
+
+    /// `POST /containers/attach`
+    pub fn attach_container(&self, request: &AttachContainerRequest) -> Result<Attachment, ClientError> {
+        self.post("/containers/attach", ATTACH, request)
+    }
+
+    /// `POST /containers/detach`
+    pub fn detach_container(&self, request: &DetachContainerRequest) -> Result<DetachAnswer, ClientError> {
+        self.post("/containers/detach", ATTACH, request)
     }
 
     /// `POST /lease`

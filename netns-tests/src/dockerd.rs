@@ -89,7 +89,7 @@ impl Dockerd {
 
     /// The engine's API.
     pub fn socket(&self) -> PathBuf {
-        self.dir.join("docker.sock")
+        self.host.engine_socket()
     }
 
     /// What it said.

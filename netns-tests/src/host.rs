@@ -106,6 +106,11 @@ impl Host {
         self.inner.dir.join("weaved.sock")
     }
 
+    /// Where a Docker of this host has its API.
+    pub fn engine_socket(&self) -> PathBuf {
+        self.inner.dir.join("docker/docker.sock")
+    }
+
     /// What its router said.
     pub fn log(&self) -> PathBuf {
         self.inner.dir.join("weaved.log")
@@ -198,6 +203,7 @@ impl Host {
         command.args(["--listen", "[::]:6783", "--nickname", &self.nickname()]);
         let docker = lock(&self.inner.docker_socket).clone().unwrap_or_else(|| PathBuf::from("off"));
         command.arg("--docker-socket").arg(docker);
+        command.arg("--container-engine").arg(self.engine_socket());
         command
     }
 

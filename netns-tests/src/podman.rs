@@ -1,8 +1,10 @@
 //! Podman of a host: Debian's, with the CNI backend, our plugin installed as an administrator does it, and folders of its own.
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -13,6 +15,7 @@ use crate::image::busybox_tar;
 use crate::leftovers;
 use crate::plugins::install;
 use crate::programs::require_tools;
+use crate::wait::until;
 
 /// A container takes less than a second; several at once on two busy cores take longer.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -25,6 +28,8 @@ pub const PODMAN_IMAGE: &str = "localhost/bb:1";
 pub struct Podman {
     host: Host,
     dir: PathBuf,
+    /// The service that speaks Docker's API, once it is asked for.
+    service: Mutex<Option<Child>>,
 }
 
 impl Podman {
@@ -34,7 +39,7 @@ impl Podman {
     /// When Podman is not installed, or a step fails.
     pub fn new(host: &Host) -> Result<Self> {
         require_tools(&["podman", "conmon", "runc", "busybox"])?;
-        let podman = Self { host: host.clone(), dir: host.dir().join("podman") };
+        let podman = Self { host: host.clone(), dir: host.dir().join("podman"), service: Mutex::default() };
         let (plugins, networks) = install(host, &podman.dir)?;
         // nofile: nobody may raise the hard limit in a sandbox, and Podman tries by default.
         let configuration = format!(
@@ -76,19 +81,47 @@ impl Podman {
     /// # Errors
     /// When it cannot be run or hangs.
     pub fn attempt(&self, args: &[&str]) -> Result<Output> {
+        self.host.ns().run(self.command().args(args), &[], LIMIT)
+    }
+
+    /// Serves Docker's API where the host's router looks for it.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn serve(&self) -> Result<()> {
+        let socket = self.host.engine_socket();
+        let folder = socket.parent().context("a socket has a folder")?;
+        fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
+        let mut command = self.command();
+        command.args(["system", "service", "--time", "0"]).arg(format!("unix://{}", socket.display()));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        *self.service() = Some(self.host.ns().spawn(&mut command)?);
+        until(LIMIT, "Podman serves Docker's API", || UnixStream::connect(&socket).is_ok().then_some(()))
+            .map(drop)
+    }
+
+    fn service(&self) -> MutexGuard<'_, Option<Child>> {
+        self.service.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn command(&self) -> Command {
         let mut command = Command::new("podman");
         command.env("CONTAINERS_CONF", self.dir.join("containers.conf"));
         for (option, folder) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
             command.arg(option).arg(self.dir.join(folder));
         }
         // Copies instead of mounts: nothing stays mounted if a test dies.
-        command.args(["--storage-driver", "vfs"]).args(args);
-        self.host.ns().run(&mut command, &[], LIMIT)
+        command.args(["--storage-driver", "vfs"]);
+        command
     }
 }
 
 impl Drop for Podman {
     fn drop(&mut self) {
+        if let Some(mut service) = self.service().take() {
+            let _ended_already = service.kill();
+            let _reaped = service.wait();
+        }
         if let Err(error) = self.run(&["rm", "--all", "--force", "--time", "0"]) {
             eprintln!("{error:#}");
         }

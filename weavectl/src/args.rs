@@ -11,14 +11,14 @@ const AFTER_HELP: &str = "\
 Examples:
   host-a# weavectl up                      create a fabric; prints the line for the next host
   host-b# weavectl join weave1.…           paste it there
-  host-b# weavectl attach --pid 4711       give a container an address on the fabric
+  host-b# weavectl attach web              give a container of Docker an address on the fabric
   host-a# weavectl status                  what works, what does not, and the command that fixes it";
 
 const AFTER_LONG_HELP: &str = "\
 Examples:
   host-a# weavectl up                      create a fabric; prints the line for the next host
   host-b# weavectl join weave1.…           paste it there
-  host-b# weavectl attach --pid 4711       give a container an address on the fabric
+  host-b# weavectl attach web              give a container of Docker an address on the fabric
   host-a# weavectl status                  what works, what does not, and the command that fixes it
 
 Data goes to standard output, progress and errors to standard error. Colour is used on a terminal only and never needed; \
@@ -143,22 +143,27 @@ Examples:
 
     /// Give a container an interface and an address on the fabric
     ///
-    /// The container is named by its network namespace or by a process in it. Attaching the same again shows what is there. Containers
-    /// of Kubernetes and other users of CNI are attached by `weave-cni` and need no such command.
+    /// A container of Docker or Podman is named as there, and keeps its place on the fabric as long as it exists: when it ends its address
+    /// is given back, and when it is started again it is attached again, at the same address unless somebody else took it meanwhile.
+    /// Any other one is named by its network namespace or by a process in it, and stays attached until that is gone. Attaching the same again
+    /// shows what is there. Containers of Kubernetes and other users of CNI are attached by `weave-cni` and need no such command.
     ///
     /// The host is exposed on the way, as by `weavectl expose`, so that a container without a default route gets one through it.
     #[command(after_help = "\
 Examples:
+  weavectl attach web
+  weavectl attach web --ip 10.32.0.50
   weavectl attach --netns blue
-  weavectl attach --pid $(docker inspect -f '{{.State.Pid}}' web) --name web
-  weavectl attach --netns /run/netns/blue --ip 10.32.0.50")]
+  weavectl attach --pid 4711 --name web")]
     Attach(AttachArgs),
 
     /// Take a container off the fabric
     ///
-    /// Its address rests for 30 seconds and is then free. Success when it is not attached.
+    /// Its address rests for 30 seconds and is then free. Success when it is not attached. A container that was attached by its name is
+    /// not attached again when it is started.
     #[command(after_help = "\
 Examples:
+  weavectl detach web
   weavectl detach --netns /run/netns/blue
   weavectl detach --id netns-4026532567")]
     Detach(DetachArgs),
@@ -477,33 +482,28 @@ pub(crate) struct TargetsArgs {
     pub(crate) addresses: Vec<String>,
 }
 
-/// A container, by one of its network namespaces' names.
 #[derive(Debug, ClapArgs)]
-#[group(required = true, multiple = false)]
-pub(crate) struct NetnsArgs {
+#[command(group = clap::ArgGroup::new("which").required(true).args(["container", "netns", "pid"]))]
+pub(crate) struct AttachArgs {
+    /// A running container of Docker or Podman: its name, its id, or the beginning of its id
+    pub(crate) container: Option<String>,
     /// Network namespace of the container: a path, or a name of `ip netns`
     #[arg(long, value_name = "PATH")]
     pub(crate) netns: Option<PathBuf>,
     /// A process in the container
     #[arg(long, value_name = "PID")]
     pub(crate) pid: Option<u32>,
-}
-
-#[derive(Debug, ClapArgs)]
-pub(crate) struct AttachArgs {
-    #[command(flatten)]
-    pub(crate) netns: NetnsArgs,
     /// A wanted address, or a subnet of the range to take one from
     #[arg(long, value_name = "ADDR|CIDR")]
     pub(crate) ip: Option<String>,
     /// Name of the interface in the container
     #[arg(long, value_name = "NAME", default_value = "ethwe")]
     pub(crate) ifname: String,
-    /// A name for people
+    /// A name for people [default: the container's]
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
     /// Id of the container [default: derived from the namespace]
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", conflicts_with = "container")]
     pub(crate) id: Option<String>,
 }
 
@@ -520,6 +520,8 @@ pub(crate) struct DetachArgs {
 #[derive(Debug, ClapArgs)]
 #[group(required = true, multiple = false)]
 pub(crate) struct ContainerArgs {
+    /// A container of Docker or Podman: its name, its id, or the beginning of its id
+    pub(crate) container: Option<String>,
     /// Network namespace of the container: a path, or a name of `ip netns`
     #[arg(long, value_name = "PATH")]
     pub(crate) netns: Option<PathBuf>,

@@ -9,6 +9,8 @@ use router::core::identity::Identity;
 use router::shell::api::{self, Control};
 use router::shell::attach::Attacher;
 use router::shell::config::{Args, Config};
+use router::shell::containers::Containers;
+use router::shell::containers::daemon::Daemon;
 use router::shell::docker::fabric::Ours;
 use router::shell::docker::socket;
 use router::shell::engine::call::Hub;
@@ -70,11 +72,15 @@ async fn run(config: Config) -> anyhow::Result<()> {
         docker,
         config.state_dir.clone(),
     ));
+    let daemon = Daemon::new(config.container_engine.clone());
+    let containers = Containers::open(hub.clone(), Arc::clone(&attacher), daemon, &config.state_dir)
+        .context("cannot read which containers were attached by name")?;
+    tokio::spawn(Arc::clone(&containers).watch());
     let state_dir = config.state_dir.clone();
     tokio::spawn(async move {
         // Before the first request, so that no runtime meets an attachment that it asked to be gone.
         pending::replay(&state_dir, &hub, &attacher).await;
-        if let Err(error) = api::serve(listener, Control { hub, attacher }).await {
+        if let Err(error) = api::serve(listener, Control { hub, attacher, containers }).await {
             tracing::error!(%error, "the control socket failed");
         }
     });

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
 use super::attach::Attacher;
+use super::containers::Containers;
 use super::doorkeeper::Doorkeeper;
 use super::engine::call::{self, Call, Hub, refusal, refusal_with};
 use super::lease;
@@ -38,6 +39,8 @@ pub struct Control {
     pub hub: Hub,
     /// The attach flow.
     pub attacher: Arc<Attacher>,
+    /// Containers by name.
+    pub containers: Arc<Containers>,
 }
 
 /// Who opened the connection.
@@ -118,6 +121,8 @@ fn routes(control: Control) -> Router {
         .route("/release", post(release_address))
         .route("/attach", post(attach))
         .route("/detach", post(detach))
+        .route("/containers/attach", post(attach_container))
+        .route("/containers/detach", post(detach_container))
         .route("/gc", post(gc))
         .route("/check", post(check))
         .route("/expose", post(expose))
@@ -296,8 +301,24 @@ async fn attach(State(control): State<Control>, body: Body<api::AttachRequest>) 
 async fn detach(State(control): State<Control>, body: Body<DetachBody>) -> Answer<api::DetachAnswer> {
     match parsed(body)? {
         DetachBody::Undo(request) => answer(control.attacher.undo(request).await),
-        DetachBody::Detach(request) => answer(control.attacher.detach(request).await),
+        DetachBody::Detach(request) => answer(control.containers.detach_any(request).await),
     }
+}
+
+async fn attach_container(
+    State(control): State<Control>,
+    body: Body<api::AttachContainerRequest>,
+) -> Answer<api::Attachment> {
+    let request = parsed(body)?;
+    answer(control.containers.attach(request).await)
+}
+
+async fn detach_container(
+    State(control): State<Control>,
+    body: Body<api::DetachContainerRequest>,
+) -> Answer<api::DetachAnswer> {
+    let request = parsed(body)?;
+    answer(control.containers.detach(request).await)
 }
 
 #[derive(Deserialize)]
@@ -332,7 +353,9 @@ async fn rmpeer(State(control): State<Control>, body: Body<api::RmpeerRequest>) 
 
 async fn reset(State(control): State<Control>, body: Body<api::ResetRequest>) -> Answer<api::ResetAnswer> {
     let request = parsed(body)?;
-    answer(control.attacher.reset(request).await)
+    let left = control.attacher.reset(request).await?;
+    control.containers.forget_all().await?;
+    Ok(Json(left))
 }
 
 async fn ping(State(control): State<Control>, body: Body<api::PingRequest>) -> Answer<api::PingAnswer> {

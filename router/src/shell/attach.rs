@@ -6,10 +6,9 @@
 
 mod plug;
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::Arc;
 
 use control::api::{
     ApiError, AttachRequest, Attachment, Caller, CheckRequest, DetachAnswer, DetachRequest, ErrorCode,
@@ -22,6 +21,7 @@ use super::kernel::{
     AttachSpec, Attached, BridgeSpec, Exposure as KernelExposure, FirewallSpec, Kernel, KernelError, Netns,
     Outcome, PORT_PREFIX,
 };
+use super::locks::Locks;
 use super::state::dir::Kept;
 use crate::core::mac::Mac;
 
@@ -52,14 +52,14 @@ pub struct Attacher {
     hub: Hub,
     kernel: Kernel,
     bridge: String,
-    /// One lock for each name that is being worked on; dead entries are swept when the map grows.
-    locks: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    /// One for each holder.
+    locks: Locks,
 }
 
 impl Attacher {
     /// For an engine and a kernel.
     pub fn new(hub: Hub, kernel: Kernel, bridge: String) -> Arc<Attacher> {
-        Arc::new(Attacher { hub, kernel, bridge, locks: Mutex::new(HashMap::new()) })
+        Arc::new(Attacher { hub, kernel, bridge, locks: Locks::default() })
     }
 
     /// `POST /attach`.
@@ -138,8 +138,7 @@ impl Attacher {
     async fn attach_flow(&self, request: AttachRequest) -> Result<Attachment, ApiError> {
         check_names(&request.container, &request.ifname)?;
         let holder = holder(&request.container, &request.ifname);
-        let lock = self.lock(&holder);
-        let _held = lock.lock().await;
+        let _held = self.locks.hold(&holder).await;
         if let Some(Kept { attachment: existing, .. }) =
             self.find(&request.container, &request.ifname).await?
         {
@@ -232,8 +231,7 @@ impl Attacher {
 
     async fn detach_one(&self, attachment: &Attachment) -> Result<Vec<Ipv4Addr>, ApiError> {
         let holder = holder(&attachment.container, &attachment.ifname);
-        let lock = self.lock(&holder);
-        let _held = lock.lock().await;
+        let _held = self.locks.hold(&holder).await;
         self.kernel.detach(&attachment.host_ifname).await.map_err(kernel_refusal)?;
         self.let_go(attachment).await
     }
@@ -255,8 +253,7 @@ impl Attacher {
     /// An attach that was cut short may have left a device or a lease without a record.
     async fn sweep(&self, container: &str, ifname: &str) -> Result<Vec<Ipv4Addr>, ApiError> {
         let holder = holder(container, ifname);
-        let lock = self.lock(&holder);
-        let _held = lock.lock().await;
+        let _held = self.locks.hold(&holder).await;
         if self.find(container, ifname).await?.is_some() {
             return Ok(Vec::new());
         }
@@ -289,8 +286,7 @@ impl Attacher {
     }
 
     async fn expose_flow(&self) -> Result<((Ipv4Net, Ipv6Net), Exposure), ApiError> {
-        let lock = self.lock(EXPOSE_HOLDER);
-        let _held = lock.lock().await;
+        let _held = self.locks.hold(EXPOSE_HOLDER).await;
         let wish = LeaseRequest { holder: EXPOSE_HOLDER.to_owned(), address: None, subnet: None };
         let lease = self.hub.ask(|reply| Call::Lease(wish, reply)).await?;
         let changed = self.hub.ask(Call::Ground).await?.exposed.is_none();
@@ -307,8 +303,7 @@ impl Attacher {
 
     /// Puts right what others changed in the kernel. Under the same lock as expose and hide, so that it never undoes either.
     pub async fn reconcile(&self) -> Result<(), KernelError> {
-        let lock = self.lock(EXPOSE_HOLDER);
-        let _held = lock.lock().await;
+        let _held = self.locks.hold(EXPOSE_HOLDER).await;
         let Ok(ground) = self.hub.ask(Call::Ground).await else { return Ok(()) };
         let Ok(attachments) = self.hub.ask(Call::Attachments).await else { return Ok(()) };
         let kernel = &self.kernel;
@@ -341,8 +336,7 @@ impl Attacher {
     /// The container ended without a detach: both ends of its veth pair are gone, so nobody uses its address.
     async fn forget_gone(&self, attachment: &Attachment) -> Result<(), KernelError> {
         let holder = holder(&attachment.container, &attachment.ifname);
-        let lock = self.lock(&holder);
-        let _held = lock.lock().await;
+        let _held = self.locks.hold(&holder).await;
         // It may have been detached, or attached anew, since it was listed.
         let Ok(Some(kept)) = self.find(&attachment.container, &attachment.ifname).await else {
             return Ok(());
@@ -368,8 +362,7 @@ impl Attacher {
     }
 
     async fn hide_flow(&self) -> Result<Exposure, ApiError> {
-        let lock = self.lock(EXPOSE_HOLDER);
-        let _held = lock.lock().await;
+        let _held = self.locks.hold(EXPOSE_HOLDER).await;
         self.hub.ask(Call::Ground).await?;
         self.kernel.set_host_address(None).await.map_err(kernel_refusal)?;
         let spec = FirewallSpec { bridge: self.bridge.clone(), masquerade: None };
@@ -424,23 +417,10 @@ impl Attacher {
         let (container, ifname) = (container.to_owned(), Some(ifname.to_owned()));
         Ok(self.hub.ask(|reply| Call::Find(container, ifname, reply)).await?.pop())
     }
-
-    fn lock(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut locks = self.locks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if locks.len() > 1024 {
-            locks.retain(|_, lock| lock.strong_count() > 0);
-        }
-        if let Some(lock) = locks.get(name).and_then(Weak::upgrade) {
-            return lock;
-        }
-        let lock = Arc::new(tokio::sync::Mutex::new(()));
-        locks.insert(name.to_owned(), Arc::downgrade(&lock));
-        lock
-    }
 }
 
 /// Runs a flow to its end even if whoever waits for it goes away.
-async fn to_the_end<T: Send + 'static>(
+pub async fn to_the_end<T: Send + 'static>(
     flow: impl Future<Output = Result<T, ApiError>> + Send + 'static,
 ) -> Result<T, ApiError> {
     match tokio::spawn(flow).await {

@@ -72,6 +72,9 @@ pub struct Args {
     /// What Docker takes the driver's networks for [default: local]
     #[arg(long, value_name = "SCOPE", value_enum)]
     pub docker_scope: Option<Scope>,
+    /// Socket of the daemon whose containers `weavectl attach CONTAINER` names, Docker's or Podman's [default: /run/docker.sock]
+    #[arg(long, value_name = "PATH")]
+    pub container_engine: Option<PathBuf>,
     /// Serve Prometheus metrics on this TCP address [default: off]
     #[arg(long, value_name = "ADDR")]
     pub metrics: Option<SocketAddr>,
@@ -127,6 +130,8 @@ pub struct FileConfig {
     pub docker_socket: Option<Choice>,
     /// As `--docker-scope`.
     pub docker_scope: Option<Scope>,
+    /// As `--container-engine`.
+    pub container_engine: Option<PathBuf>,
     /// As `--metrics`.
     pub metrics: Option<SocketAddr>,
     /// As `--log`.
@@ -158,6 +163,8 @@ pub struct Config {
     pub docker_socket: Choice,
     /// What Docker takes networks for.
     pub docker_scope: Scope,
+    /// Where the daemon of named containers listens.
+    pub container_engine: PathBuf,
     /// Where metrics are served.
     pub metrics: Option<SocketAddr>,
     /// Log filter.
@@ -220,6 +227,10 @@ impl Config {
             reclaim_after: args.reclaim_after.or(file.reclaim_after).unwrap_or_default(),
             docker_socket: args.docker_socket.or(file.docker_socket).unwrap_or_default(),
             docker_scope: args.docker_scope.or(file.docker_scope).unwrap_or_default(),
+            container_engine: args
+                .container_engine
+                .or(file.container_engine)
+                .unwrap_or_else(|| super::containers::daemon::DEFAULT_SOCKET.into()),
             metrics: args.metrics.or(file.metrics),
             log: args.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
         };

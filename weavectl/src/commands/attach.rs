@@ -4,29 +4,35 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use control::Client;
-use control::api::{AttachRequest, Caller, DetachRequest};
+use control::api::{AttachContainerRequest, AttachRequest, Caller, DetachContainerRequest, DetachRequest};
 use control::netns::{Netns, NetnsError};
 use ipnet::Ipv4Net;
 
-use crate::args::{AttachArgs, DetachArgs};
+use crate::args::{AttachArgs, ContainerArgs, DetachArgs};
 use crate::failure::{Failure, NOT_FOUND, USAGE};
 use crate::render::attachments;
 use crate::ui::Ui;
 
 /// Attach a container.
 pub(crate) fn attach(client: &Client, args: AttachArgs, ui: &mut Ui) -> Result<(), Failure> {
-    let wish = args.ip.as_deref().map(Wish::parse).transpose()?;
-    let (path, netns) = open(args.netns.netns, args.netns.pid)?;
+    let (address, subnet) = match args.ip.as_deref().map(Wish::parse).transpose()? {
+        None => (None, None),
+        Some(Wish::Address(address)) => (Some(address), None),
+        Some(Wish::Subnet(subnet)) => (None, Some(subnet)),
+    };
+    if let Some(container) = args.container {
+        let (ifname, name) = (args.ifname, args.name);
+        let request = AttachContainerRequest { container, ifname, address, subnet, name };
+        let answer = client.attach_container(&request);
+        let answer = answer.map_err(|error| Failure::of_call("attach the container", &error))?;
+        return ui.data(&answer, attachments::attached);
+    }
+    let (path, netns) = open(args.netns, args.pid)?;
     if netns.is_own().map_err(|error| Failure::of_netns(&error))? {
         return Err(Failure::new(USAGE, "will not attach the host to itself")
             .because(format!("`{}` is the network namespace that this command runs in", path.display()))
             .hint("`weavectl expose` gives the host an address on the fabric"));
     }
-    let (address, subnet) = match wish {
-        None => (None, None),
-        Some(Wish::Address(address)) => (Some(address), None),
-        Some(Wish::Subnet(subnet)) => (None, Some(subnet)),
-    };
     let request = AttachRequest {
         container: args.id.unwrap_or_else(|| id_of(&netns)),
         ifname: args.ifname,
@@ -50,12 +56,18 @@ pub(crate) fn attach(client: &Client, args: AttachArgs, ui: &mut Ui) -> Result<(
 
 /// Detach a container, or one interface of it.
 pub(crate) fn detach(client: &Client, args: DetachArgs, ui: &mut Ui) -> Result<(), Failure> {
-    let container = match args.container.id {
-        Some(id) => id,
-        None => id_of(&open(args.container.netns, args.container.pid)?.1),
+    let ContainerArgs { container, netns, pid, id } = args.container;
+    let answer = match (container, id) {
+        (Some(container), _) => {
+            client.detach_container(&DetachContainerRequest { container, ifname: args.ifname })
+        }
+        (None, Some(container)) => client.detach(&DetachRequest { container, ifname: args.ifname }),
+        (None, None) => {
+            let container = id_of(&open(netns, pid)?.1);
+            client.detach(&DetachRequest { container, ifname: args.ifname })
+        }
     };
-    let request = DetachRequest { container, ifname: args.ifname };
-    let answer = client.detach(&request).map_err(|error| Failure::of_call("detach the container", &error))?;
+    let answer = answer.map_err(|error| Failure::of_call("detach the container", &error))?;
     ui.data(&answer, |answer, _| {
         let released: Vec<String> = answer.released.iter().map(ToString::to_string).collect();
         match released.as_slice() {
@@ -104,7 +116,7 @@ fn open(netns: Option<PathBuf>, pid: Option<u32>) -> Result<(PathBuf, Netns), Fa
         (None, Some(pid)) => PathBuf::from(format!("/proc/{pid}/ns/net")),
         // clap asks for one of them.
         (None, None) => {
-            return Err(Failure::new(USAGE, "name the container with `--netns PATH` or `--pid PID`"));
+            return Err(Failure::new(USAGE, "name the container, or give `--netns PATH` or `--pid PID`"));
         }
     };
     match Netns::open(&path) {
@@ -112,7 +124,7 @@ fn open(netns: Option<PathBuf>, pid: Option<u32>) -> Result<(PathBuf, Netns), Fa
         Err(NetnsError::Missing { .. }) if pid.is_some() && !Path::new(&path).exists() => {
             let pid = pid.unwrap_or_default();
             Err(Failure::new(NOT_FOUND, format!("no process has the id {pid}"))
-                .hint("for a Docker container: `docker inspect -f '{{.State.Pid}}' NAME`"))
+                .hint("a container of Docker or Podman is given by its name: `weavectl attach NAME`"))
         }
         Err(error) => Err(Failure::of_netns(&error)),
     }

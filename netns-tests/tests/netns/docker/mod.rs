@@ -2,6 +2,7 @@
 
 mod life;
 mod many;
+mod named;
 mod replay;
 mod support;
 mod swarm;

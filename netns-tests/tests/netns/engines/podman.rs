@@ -32,6 +32,38 @@ fn containers_of_two_hosts_meet_and_leave_nothing() {
 }
 
 #[test]
+fn named_container_keeps_its_place_through_restarts() {
+    fabric(2, |lab| {
+        let (host, podman) = (lab.host(1), Podman::new(lab.host(1))?);
+        podman.serve()?;
+        podman.run(&[
+            "run",
+            "--detach",
+            "--name",
+            "lone",
+            "--network",
+            "none",
+            PODMAN_IMAGE,
+            "sleep",
+            "1000000",
+        ])?;
+        let attach = || host.json(&["attach", "lone"]).map(|answer| answer["address"].to_string());
+        let address = attach()?;
+        let bare = address.trim_matches('"').split('/').next().unwrap_or_default().to_owned();
+        let far = lab.host(2).attached()?;
+        lab::ping_until_answered(far.ns(), bare.parse()?, SETTLE)?;
+        podman.run(&["stop", "--time", "0", "lone"])?;
+        let ended = || attached(host).ok()?.is_empty().then_some(());
+        lab::until(SETTLE, "a container that ended is not attached", ended)?;
+        podman.run(&["start", "lone"])?;
+        lab::ping_until_answered(far.ns(), bare.parse()?, SETTLE).context("after podman start")?;
+        podman.run(&["rm", "--force", "--time", "0", "lone"])?;
+        lab::until(SETTLE, "a removed container is forgotten", ended)?;
+        same("ports", &ports(host)?, &0)
+    });
+}
+
+#[test]
 fn published_port_is_reached_from_another_host() {
     fabric(2, |lab| {
         let podman = Podman::new(lab.host(1))?;

@@ -49,8 +49,7 @@ impl Attacher {
 
     async fn plug_flow(&self, plug: Plug) -> Result<String, ApiError> {
         let holder = holder(&plug.endpoint, IFNAME);
-        let lock = self.lock(&holder);
-        let _held = lock.lock().await;
+        let _held = self.locks.hold(&holder).await;
         let ground = self.hub.ask(Call::Ground).await?;
         let host_ifname = host_ifname(&holder);
         let far_ifname = host_ifname.replacen(super::PORT_PREFIX, FAR_PREFIX, 1);
@@ -99,8 +98,7 @@ impl Attacher {
 
     async fn unplug_flow(&self, endpoint: &str) -> Result<(), ApiError> {
         let holder = holder(endpoint, IFNAME);
-        let lock = self.lock(&holder);
-        let _held = lock.lock().await;
+        let _held = self.locks.hold(&holder).await;
         self.kernel.detach(&host_ifname(&holder)).await.map_err(kernel_refusal)?;
         match self.find(endpoint, IFNAME).await? {
             Some(kept) => self.let_go(&kept.attachment).await.map(drop),

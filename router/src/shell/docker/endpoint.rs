@@ -28,8 +28,7 @@ const MAX_ID: usize = 128;
 impl<F: Fabric> Driver<F> {
     pub(super) async fn create_endpoint(&self, request: CreateEndpoint) -> Result<CreatedEndpoint, Failure> {
         check_id(&request.endpoint_id)?;
-        let lock = self.lock(&request.endpoint_id);
-        let _held = lock.lock().await;
+        let _held = self.locks.hold(&request.endpoint_id).await;
         let ranges = self.fabric.ranges().await?;
         let wish = request.interface.unwrap_or_default();
         let (address, address6) = addresses(&wish, &ranges)?;
@@ -69,8 +68,7 @@ impl<F: Fabric> Driver<F> {
     }
 
     pub(super) async fn join(&self, request: OfEndpoint) -> Result<Joined, Failure> {
-        let lock = self.lock(&request.endpoint_id);
-        let _held = lock.lock().await;
+        let _held = self.locks.hold(&request.endpoint_id).await;
         let ranges = self.fabric.ranges().await?;
         let (endpoint, multicast) = {
             let book = self.book.lock().await;
@@ -105,8 +103,7 @@ impl<F: Fabric> Driver<F> {
     }
 
     pub(super) async fn leave(&self, request: OfEndpoint) -> Result<(), Failure> {
-        let lock = self.lock(&request.endpoint_id);
-        let _held = lock.lock().await;
+        let _held = self.locks.hold(&request.endpoint_id).await;
         Ok(self.fabric.unplug(&request.endpoint_id).await?)
     }
 
@@ -116,8 +113,7 @@ impl<F: Fabric> Driver<F> {
 
     /// Interface, record, and the address if nobody else answers for it.
     pub(super) async fn drop_endpoint(&self, id: &str) -> Result<(), Failure> {
-        let lock = self.lock(id);
-        let _held = lock.lock().await;
+        let _held = self.locks.hold(id).await;
         self.fabric.unplug(id).await?;
         let own: Vec<(Ipv4Addr, Held)> = {
             let mut book = self.book.lock().await;

@@ -19,12 +19,12 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
@@ -35,11 +35,10 @@ use serde_json::{Value, json};
 use self::book::{Book, Waits};
 use self::fabric::Fabric;
 use self::sweep::Suspect;
+use super::locks::Locks;
 
 /// Longest that a call of Docker's waits for its answer: below its own 30 s, above the longest of ours (an address 12 s, twice a journal).
 const DEADLINE: Duration = Duration::from_secs(20);
-/// Locks of endpoints beyond which those that nobody holds are swept out.
-const MAX_IDLE_LOCKS: usize = 1024;
 
 /// What Docker thinks a network of this driver is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ValueEnum)]
@@ -99,7 +98,8 @@ pub struct Driver<F> {
     /// As Docker calls it.
     name: String,
     book: tokio::sync::Mutex<Book>,
-    locks: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    /// One endpoint is worked on by one call at a time.
+    locks: Locks,
     /// Leases that have no IPv6 address and no endpoint yet, the last one last.
     fresh: Mutex<Vec<Ipv4Addr>>,
     /// Since when something looks like an orphan.
@@ -122,7 +122,7 @@ impl<F: Fabric> Driver<F> {
             scope,
             name,
             book: tokio::sync::Mutex::new(Book::open(state_dir, waits)?),
-            locks: Mutex::default(),
+            locks: Locks::default(),
             fresh: Mutex::default(),
             since: Mutex::default(),
             untaken: AtomicU32::new(0),
@@ -201,20 +201,6 @@ impl<F: Fabric> Driver<F> {
         };
         // Containers of all hosts reach each other, whatever Docker knows of other hosts. No gateway is chosen for them.
         json!({ "Scope": scope, "ConnectivityScope": "global", "GwAllocChecker": true })
-    }
-
-    /// One endpoint is worked on by one call at a time.
-    fn lock(&self, endpoint: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-        if locks.len() > MAX_IDLE_LOCKS {
-            locks.retain(|_, lock| lock.strong_count() > 0);
-        }
-        if let Some(lock) = locks.get(endpoint).and_then(Weak::upgrade) {
-            return lock;
-        }
-        let lock = Arc::new(tokio::sync::Mutex::new(()));
-        locks.insert(endpoint.to_owned(), Arc::downgrade(&lock));
-        lock
     }
 
     fn fresh(&self) -> MutexGuard<'_, Vec<Ipv4Addr>> {
