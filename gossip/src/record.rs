@@ -35,6 +35,8 @@ impl Kind {
     pub const REMOVAL: Kind = Kind(5);
     /// How many addresses a peer has free.
     pub const FREE_SPACE: Kind = Kind(6);
+    /// Names of a container, or a name that somebody added by hand, with their addresses.
+    pub const NAMES: Kind = Kind(7);
 }
 
 impl fmt::Debug for Kind {
@@ -46,6 +48,7 @@ impl fmt::Debug for Kind {
             Kind::BLOCK => f.write_str("block"),
             Kind::REMOVAL => f.write_str("removal"),
             Kind::FREE_SPACE => f.write_str("free-space"),
+            Kind::NAMES => f.write_str("names"),
             Kind(other) => write!(f, "kind-{other}"),
         }
     }

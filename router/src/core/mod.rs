@@ -6,6 +6,7 @@ pub mod fabric;
 pub mod hello;
 pub mod identity;
 pub mod mac;
+pub mod names;
 pub mod node;
 pub mod sealed;
 pub mod seeds;

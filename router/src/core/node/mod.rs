@@ -14,7 +14,7 @@ mod view;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use gossip::planted::{Bug, planted};
@@ -28,6 +28,7 @@ use super::fabric::{FabricId, FabricKeys};
 use super::hello::Capabilities;
 use super::identity::Identity;
 use super::mac::Mac;
+use super::names::{NameIndex, NameOwner, Said, SharedNames};
 use super::sealed::SealedDatagram;
 use super::seeds::Seeds;
 use super::session::{
@@ -179,6 +180,8 @@ pub struct Node {
     trust: Trust,
     sessions: Sessions,
     endpoints: Endpoints,
+    /// Names of all peers; whoever answers questions for names reads it too.
+    names: SharedNames,
     peers: BTreeMap<PeerId, Arc<PeerAdvert>>,
     /// Peers that were removed, and when the door closes on one that came back: it first learns of its removal.
     removed: BTreeMap<PeerId, Option<Door>>,
@@ -188,7 +191,9 @@ pub struct Node {
     stranded: bool,
     /// Addresses of local containers and of the host, by MAC.
     local: BTreeMap<Mac, EndpointAdvert>,
-    /// Of these, the ones that nobody attached.
+    /// What this host says of names, by record.
+    local_names: BTreeMap<Vec<u8>, Said>,
+    /// Of the addresses, the ones that nobody attached.
     foreign: BTreeSet<Mac>,
     my_addresses: Vec<SocketAddr>,
     observed: BTreeSet<SocketAddr>,
@@ -221,11 +226,13 @@ impl Node {
             trust: Trust::Sure,
             sessions,
             endpoints: Endpoints::new(me),
+            names: Arc::new(RwLock::new(NameIndex::new(me))),
             peers: BTreeMap::new(),
             removed: BTreeMap::new(),
             heeded: 0,
             stranded: false,
             local: BTreeMap::new(),
+            local_names: BTreeMap::new(),
             foreign: BTreeSet::new(),
             my_addresses: Vec::new(),
             observed: BTreeSet::new(),
@@ -406,6 +413,38 @@ impl Node {
         self.pump(now);
     }
 
+    /// Somebody of this host, or the host itself, is found by these names: tell everybody, in place of what was told before.
+    pub fn name(&mut self, owner: &NameOwner, said: Said, now: Instant) {
+        let record = owner.record_name();
+        self.publish(RecordKey::new(Kind::NAMES, record.clone()), said.emit(), now);
+        self.index().say(self.me, &record, said.clone());
+        self.local_names.insert(record, said);
+        self.pump(now);
+    }
+
+    /// It is found by no name any more.
+    pub fn unname(&mut self, owner: &NameOwner, now: Instant) {
+        self.unname_record(&owner.record_name(), now);
+        self.pump(now);
+    }
+
+    fn unname_record(&mut self, record: &[u8], now: Instant) {
+        if self.local_names.remove(record).is_some() {
+            self.gossip.withdraw(&RecordKey::new(Kind::NAMES, record), now);
+            self.index().unsay(self.me, record);
+        }
+    }
+
+    /// All names, to be read by others as well.
+    pub fn names(&self) -> SharedNames {
+        Arc::clone(&self.names)
+    }
+
+    /// To change it. Nobody panics while it is locked.
+    fn index(&self) -> RwLockWriteGuard<'_, NameIndex> {
+        self.names.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A frame came from a local address that nobody attached: a veth or a virtual machine that somebody put on the bridge. IP
     /// addresses that it used are announced with it, unless somebody has them.
     pub fn handle_foreign_mac(&mut self, mac: Mac, ips: &[IpAddr], now: Instant) {
@@ -460,6 +499,8 @@ impl Node {
         let heir = self.name_heir(now);
         let macs: Vec<Mac> = self.local.keys().copied().collect();
         macs.into_iter().for_each(|mac| self.retract(mac, now));
+        let records: Vec<Vec<u8>> = self.local_names.keys().cloned().collect();
+        records.iter().for_each(|record| self.unname_record(record, now));
         self.pump(now);
         heir
     }
@@ -603,6 +644,7 @@ impl Node {
     fn set_presence(&mut self, peer: PeerId, presence: Presence) {
         let ipam = &self.ipam;
         self.endpoints.set_present(peer, presence, |p, v4| ipam.peer_of(v4) == Some(p));
+        self.index().set_present(peer, presence);
     }
 }
 

@@ -9,6 +9,7 @@ use ipam::Presence as IpamPresence;
 use super::{Door, MAX_ROUNDS, Node, Output, Pong};
 use crate::core::advert::{EndpointAdvert, PeerAdvert};
 use crate::core::endpoints::Presence;
+use crate::core::names::Said;
 use crate::core::session::{Channel, LaneKeys, Newer, SessionEvent, Want as SessionWant};
 
 /// A ping message is its kind and a nonce.
@@ -253,6 +254,7 @@ impl Node {
         match kind {
             Kind::PEER => self.on_peer_record(origin, value, now),
             Kind::ENDPOINT => self.on_endpoint_record(origin, name, value),
+            Kind::NAMES => self.on_names_record(origin, name, value),
             Kind::BLOCK | Kind::FREE_SPACE | Kind::REMOVAL => {
                 let key = RecordKey::new(kind, name);
                 self.tell_ipam(origin, &key, value, now);
@@ -277,6 +279,11 @@ impl Node {
                 let mac = <[u8; 6]>::try_from(key.name.as_slice()).map(crate::core::mac::Mac);
                 if let Some(advert) = mac.ok().and_then(|mac| self.local.get(&mac)) {
                     self.publish(key.clone(), advert.emit(), now);
+                }
+            }
+            Kind::NAMES => {
+                if let Some(said) = self.local_names.get(&key.name) {
+                    self.publish(key.clone(), said.emit(), now);
                 }
             }
             Kind::BLOCK | Kind::FREE_SPACE | Kind::REMOVAL => {
@@ -313,6 +320,18 @@ impl Node {
                     self.endpoints.withdraw(origin, crate::core::mac::Mac(bytes), owns);
                 }
             }
+        }
+    }
+
+    /// What cannot be read takes the place of what was said before all the same: its origin means that no more.
+    fn on_names_record(&mut self, origin: PeerId, name: &[u8], value: Option<&[u8]>) {
+        match value.map(Said::parse) {
+            Some(Ok(said)) => self.index().say(origin, name, said),
+            Some(Err(error)) => {
+                tracing::debug!(peer = %origin.short(), %error, "record of names ignored");
+                self.index().unsay(origin, name);
+            }
+            None => self.index().unsay(origin, name),
         }
     }
 
