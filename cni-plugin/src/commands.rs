@@ -54,6 +54,7 @@ pub(crate) fn add(
         mac: wish.mac,
         routes: wish.routes,
         name: wish.name,
+        names: wish.names,
         caller: Caller::Cni,
         sandbox: Some(environment.netns.clone()),
         network: Some(config.name.clone()),

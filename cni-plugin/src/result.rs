@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use control::api::Attachment;
+use control::api::{Attachment, Nameserver};
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
@@ -13,6 +13,9 @@ use crate::error::CniError;
 use crate::version::SpecVersion;
 
 type Object = Map<String, Value>;
+
+/// `RT_SCOPE_LINK`: the destination is on the link.
+const SCOPE_LINK: u8 = 253;
 
 /// A result, in the shape of the newest version.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -90,13 +93,20 @@ impl CniResult {
         self.ips.extend([object(four), object(six)]);
         for route in &attachment.routes {
             let mut entry = json!({ "dst": route.dst });
-            if let Some(gw) = route.gw {
-                entry["gw"] = json!(gw);
+            match route.gw {
+                Some(gw) => entry["gw"] = json!(gw),
+                // The specification: without a gateway the one of `ips` is meant, unless the scope says that there is none.
+                None => entry["scope"] = json!(SCOPE_LINK),
             }
             self.routes.push(object(entry));
         }
         if self.dns.is_empty() {
             self.dns = dns.clone();
+        }
+        // Whoever names servers in the configuration wants those.
+        if let (true, Some(server)) = (self.dns.is_empty(), &attachment.nameserver) {
+            let Nameserver { address, domain } = server;
+            self.dns = object(json!({ "nameservers": [address], "domain": domain, "search": [domain] }));
         }
     }
 

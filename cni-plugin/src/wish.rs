@@ -19,6 +19,9 @@ const MIN_MTU: u32 = 1280;
 /// Longest Ethernet frame payload that Linux takes.
 const MAX_MTU: u32 = 65_535;
 
+/// The namespace of whoever names none.
+const DEFAULT_NAMESPACE: &str = "default";
+
 /// Keys of `CNI_ARGS` that are known without being used.
 const KNOWN_ARGS: [&str; 2] = ["K8S_POD_INFRA_CONTAINER_ID", "K8S_POD_UID"];
 
@@ -29,6 +32,8 @@ pub(crate) struct Wish {
     pub(crate) address6: Option<Ipv6Addr>,
     pub(crate) mac: Option<String>,
     pub(crate) name: Option<String>,
+    /// By which others find it.
+    pub(crate) names: Vec<String>,
     pub(crate) routes: Option<Vec<Route>>,
     pub(crate) mtu: Option<u32>,
 }
@@ -44,7 +49,18 @@ impl Wish {
             Some(text) => Some(unicast_mac(&text)?),
             None => None,
         };
-        Ok(Wish { address, address6, mac, name: args.name, routes: routes(config), mtu: mtu(config)? })
+        let mut names = args.names;
+        names.extend(aliases(config)?);
+        let (routes, mtu) = (routes(config), mtu(config)?);
+        Ok(Wish { address, address6, mac, name: args.name, names, routes, mtu })
+    }
+}
+
+/// Capability `aliases`: a list, or, as Docker's world has it, a list for each network.
+fn aliases(config: &Config) -> Result<Vec<String>, CniError> {
+    match lookup(&config.runtime, "aliases") {
+        Some(Value::Object(networks)) => Ok(strings(networks, &config.name)?.unwrap_or_default()),
+        _ => Ok(strings(&config.runtime, "aliases")?.unwrap_or_default()),
     }
 }
 
@@ -108,6 +124,7 @@ struct CniArgs {
     ip: Option<String>,
     mac: Option<String>,
     name: Option<String>,
+    names: Vec<String>,
 }
 
 impl CniArgs {
@@ -139,7 +156,20 @@ impl CniArgs {
             ("", pod) => Some(pod.to_owned()),
             (namespace, pod) => Some(format!("{namespace}/{pod}")),
         };
+        args.names = names(namespace, pod);
         Ok(args)
+    }
+}
+
+/// By what others find a pod: `POD.NAMESPACE`, and `POD` alone where nobody else of another namespace would be meant. Podman gives a
+/// container's name as both.
+fn names(namespace: &str, pod: &str) -> Vec<String> {
+    match (namespace, pod) {
+        (_, "") => Vec::new(),
+        ("", pod) => vec![pod.to_owned()],
+        (namespace, pod) if namespace == pod => vec![pod.to_owned()],
+        (DEFAULT_NAMESPACE, pod) => vec![pod.to_owned(), format!("{pod}.{DEFAULT_NAMESPACE}")],
+        (namespace, pod) => vec![format!("{pod}.{namespace}")],
     }
 }
 

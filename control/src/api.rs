@@ -176,6 +176,10 @@ pub struct AttachRequest {
     /// A name for people, such as the pod's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// Names below the fabric's domain by which others find it, such as `web.default`. What cannot be a name is an error for `cli` and
+    /// left out for `cni`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
     /// Who asks; a second request of the same (container, ifname) is `Conflict` for `cni` and answers what is there for `cli`.
     #[serde(default)]
     pub caller: Caller,
@@ -275,6 +279,21 @@ pub struct Attachment {
     /// A name for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// Names below the fabric's domain by which others find it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
+    /// Where it can ask for names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nameserver: Option<Nameserver>,
+}
+
+/// Where containers of a host ask for names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nameserver {
+    /// Address, on the link.
+    pub address: Ipv4Addr,
+    /// Domain to search.
+    pub domain: String,
 }
 
 /// `POST /detach`: idempotent, success when nothing is there.
@@ -453,8 +472,29 @@ pub struct Status {
     pub exposed: Option<Ipv4Net>,
     /// Frames and bytes since the start, and drops by reason.
     pub traffic: Traffic,
+    /// Names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<DnsSummary>,
     /// Each thing that is not well, with what to type.
     pub problems: Vec<Problem>,
+}
+
+/// Names in short.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsSummary {
+    /// `serving`, `starting`, `failed` or `off`.
+    pub state: String,
+    /// Where containers ask, unless it is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Addr>,
+    /// The fabric's domain.
+    pub domain: String,
+    /// Different names of the fabric.
+    pub names: usize,
+    /// Answers of upstreams that are kept.
+    pub cached: usize,
+    /// What became of questions.
+    pub questions: Vec<Count>,
 }
 
 /// Something that is not well.

@@ -17,6 +17,7 @@ use crate::api::{
     RmpeerRequest, Status, Target, TargetsRequest, UndoRequest, UpRequest, Version,
 };
 use crate::audit::{IpamAudit, IpamHistory};
+use crate::dns::{Dns, DnsAddRequest, DnsAdded, DnsLookup, DnsRemoveRequest};
 use crate::error::ClientError;
 use crate::http::{Answer, Http, Request, Verb};
 use crate::lease::{LeaseAnswer, LeaseRequest, ReleaseAnswer, ReleaseRequest};
@@ -95,6 +96,27 @@ impl Client {
         let path = format!("/ipam/history/{address}").into();
         let call = Call { verb: Verb::Get, path, deadline: CHANGE };
         decode(&call, self.exchange(&call, Vec::new())?)
+    }
+
+    /// `GET /dns`
+    pub fn dns(&self) -> Result<Dns, ClientError> {
+        self.get("/dns")
+    }
+
+    /// `GET /dns/lookup/NAME`. The name goes into a path: whoever asks has made sure that it has no other letters than names have.
+    pub fn dns_lookup(&self, name: &str) -> Result<DnsLookup, ClientError> {
+        let call = Call { verb: Verb::Get, path: format!("/dns/lookup/{name}").into(), deadline: LOOK };
+        decode(&call, self.exchange(&call, Vec::new())?)
+    }
+
+    /// `POST /dns/add`
+    pub fn dns_add(&self, request: &DnsAddRequest) -> Result<DnsAdded, ClientError> {
+        self.post("/dns/add", CHANGE, request)
+    }
+
+    /// `POST /dns/remove`
+    pub fn dns_remove(&self, request: &DnsRemoveRequest) -> Result<DnsAdded, ClientError> {
+        self.post("/dns/remove", CHANGE, request)
     }
 
     /// `GET /targets`

@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod audit;
+pub mod dns;
 pub mod http;
 pub mod lease;
 pub mod netns;

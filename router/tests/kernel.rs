@@ -478,7 +478,7 @@ fn exposed_host_masquerades_and_hidden_host_is_not_reached() {
 
         kernel.set_host_address(None).await.expect("hide");
         kernel
-            .ensure_firewall(FirewallSpec { bridge: BRIDGE.to_owned(), masquerade: None })
+            .ensure_firewall(FirewallSpec { bridge: BRIDGE.to_owned(), masquerade: None, nameserver: None })
             .await
             .expect("firewall");
         lab.no_ping(&a, "10.32.0.254");
@@ -530,7 +530,7 @@ fn containers_talk_although_docker_drops_forwarding() {
         kernel.attach(spec(1, &a)).await.expect("attach");
         kernel.attach(spec(2, &b)).await.expect("attach");
         kernel
-            .ensure_firewall(FirewallSpec { bridge: BRIDGE.to_owned(), masquerade: None })
+            .ensure_firewall(FirewallSpec { bridge: BRIDGE.to_owned(), masquerade: None, nameserver: None })
             .await
             .expect("firewall");
         assert_eq!(
@@ -634,7 +634,7 @@ async fn expose(kernel: &Kernel) -> (Outcome, Outcome, Outcome) {
         ("10.32.0.0/12".parse().expect("v4"), "fd00:1:2::/64".parse().expect("v6"));
     let (address, warnings) = kernel.set_host_address(Some(host)).await.expect("address");
     assert_eq!(warnings, []);
-    let spec = FirewallSpec { bridge: BRIDGE.to_owned(), masquerade: Some(ranges) };
+    let spec = FirewallSpec { bridge: BRIDGE.to_owned(), masquerade: Some(ranges), nameserver: None };
     let firewall = kernel.ensure_firewall(spec).await.expect("firewall");
     (address, firewall, kernel.ensure_forward_accept(Exposure::Exposed).await.expect("forward"))
 }

@@ -1,6 +1,6 @@
 //! The command line: every command, option and help text.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
@@ -218,6 +218,22 @@ Examples:
         what: Proof,
     },
 
+    /// Look up names of the fabric, and add and remove some by hand
+    ///
+    /// Containers bring their names along: pods as POD.NAMESPACE.weave.local, containers of Docker as NAME.weave.local. What is added by
+    /// hand is for the rest, such as a database outside of the fabric. They all go with their host.
+    #[command(after_help = "\
+Examples:
+  weavectl dns lookup web
+  weavectl dns add db 192.0.2.7
+  weavectl status dns")]
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Dns {
+        /// What to do
+        #[command(subcommand)]
+        what: Names,
+    },
+
     /// Leave the fabric and forget everything
     ///
     /// Hands the addresses to another peer, detaches the containers of this host, and removes bridge, rules and state. `weaved` goes on
@@ -305,11 +321,71 @@ Example:
 Example:
   weavectl status ipam")]
     Ipam,
+    /// Show whether names are served here, and which names the fabric has
+    #[command(after_help = "\
+Example:
+  weavectl status dns")]
+    Dns,
     /// Show the addresses that this router was told to dial
     #[command(after_help = "\
 Example:
   weavectl status targets")]
     Targets,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Names {
+    /// Let a name stand for addresses, in the fabric or outside
+    ///
+    /// Known on all hosts within a second. It belongs to this host: it is there again when `weaved` starts, and gone while the host is
+    /// down. The same name on several hosts stands for the addresses of all of them, and answers have them in changing order. Adding to a
+    /// name that is there adds addresses to it; 16 at most.
+    #[command(after_help = "\
+Examples:
+  weavectl dns add db 192.0.2.7
+  weavectl dns add printer.office.weave.local 192.0.2.20 2001:db8::20")]
+    Add {
+        /// With the fabric's domain or without
+        #[arg(value_parser = dns_name)]
+        name: String,
+        /// What it stands for
+        #[arg(required = true, value_name = "ADDR")]
+        addresses: Vec<IpAddr>,
+    },
+    /// Take back what was added on this host
+    #[command(after_help = "\
+Examples:
+  weavectl dns remove db
+  weavectl dns remove db 192.0.2.7")]
+    Remove {
+        /// With the fabric's domain or without
+        #[arg(value_parser = dns_name)]
+        name: String,
+        /// These alone; all of them unless given
+        #[arg(value_name = "ADDR")]
+        addresses: Vec<IpAddr>,
+    },
+    /// Show what a name stands for, or which names an address has
+    ///
+    /// Asks this router what it knows of the fabric, and nobody else; containers ask by DNS, at the address that `weavectl status dns` shows.
+    #[command(after_help = "\
+Examples:
+  weavectl dns lookup web
+  weavectl dns lookup 10.32.0.7")]
+    Lookup {
+        /// A name, with the fabric's domain or without, or an address
+        #[arg(value_name = "NAME|ADDR", value_parser = dns_name)]
+        name: String,
+    },
+}
+
+/// What may stand in a path, and in a name or an address; `weaved` knows the rest.
+fn dns_name(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+    if !text.is_empty() && text.chars().all(plain) {
+        return Ok(text.to_owned());
+    }
+    Err("want letters, digits, `-` and `_` with dots between them".to_owned())
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]

@@ -51,29 +51,33 @@ fn add_hands_all_wishes_to_the_daemon() {
     snapshot(
         &request,
         &expect![[r#"
-        {
-          "address": "10.32.4.7",
-          "attempt": null,
-          "caller": "cni",
-          "container": "c1",
-          "ifname": "eth0",
-          "mac": "02:00:00:00:00:09",
-          "mtu": 1300,
-          "name": "default/web-1",
-          "netns": null,
-          "network": "net",
-          "routes": [
             {
-              "dst": "10.0.0.0/8"
-            },
-            {
-              "dst": "::/0",
-              "gw": "fd00::1"
-            }
-          ],
-          "sandbox": "/proc/self/ns/net",
-          "subnet": "10.32.4.0/24"
-        }"#]],
+              "address": "10.32.4.7",
+              "attempt": null,
+              "caller": "cni",
+              "container": "c1",
+              "ifname": "eth0",
+              "mac": "02:00:00:00:00:09",
+              "mtu": 1300,
+              "name": "default/web-1",
+              "names": [
+                "web-1",
+                "web-1.default"
+              ],
+              "netns": null,
+              "network": "net",
+              "routes": [
+                {
+                  "dst": "10.0.0.0/8"
+                },
+                {
+                  "dst": "::/0",
+                  "gw": "fd00::1"
+                }
+              ],
+              "sandbox": "/proc/self/ns/net",
+              "subnet": "10.32.4.0/24"
+            }"#]],
     );
 }
 

@@ -12,7 +12,8 @@ use router::shell::config::{Args, Config};
 use router::shell::containers::Containers;
 use router::shell::containers::daemon::Daemon;
 use router::shell::docker::fabric::Ours;
-use router::shell::docker::socket;
+use router::shell::docker::names;
+use router::shell::docker::socket::{self, Choice};
 use router::shell::engine::call::Hub;
 use router::shell::engine::{self, Engine};
 use router::shell::kernel::Kernel;
@@ -73,6 +74,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
         config.state_dir.clone(),
     ));
     let daemon = Daemon::new(config.container_engine.clone());
+    if config.docker_socket != Choice::Off {
+        tokio::spawn(names::run(daemon.clone(), hub.clone()));
+    }
     let containers = Containers::open(hub.clone(), Arc::clone(&attacher), daemon, &config.state_dir)
         .context("cannot read which containers were attached by name")?;
     tokio::spawn(Arc::clone(&containers).watch());

@@ -51,7 +51,7 @@ mod worker;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -237,6 +237,11 @@ impl Datapath {
     /// Sets who gets broadcast and multicast.
     pub fn set_flood_peers(&self, peers: Vec<PeerId>) {
         self.update_table(|table| table.set_flood_peers(peers));
+    }
+
+    /// Sets the addresses that every host has for itself on its bridge: questions for them do not leave the host.
+    pub fn set_own_addresses(&self, addresses: Vec<IpAddr>) {
+        self.update_table(|table| table.set_every_hosts(addresses));
     }
 
     /// Sets the ranges in which every address in use is announced, so that nobody is asked for others.

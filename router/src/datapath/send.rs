@@ -249,8 +249,12 @@ impl Sender {
             return Err(DropReason::LinkLocalProtocol);
         }
         if let Some(question) = Question::parse(frame) {
+            if table.is_every_hosts(question.target) {
+                return Err(DropReason::NeighbourLocal);
+            }
             if let Some(ip) = question.asker_ip
                 && question.asker == ethernet.src
+                && !table.is_every_hosts(ip)
                 && table.neighbour(ip).is_none()
             {
                 self.report(ethernet.src, Some(ip), now, io);

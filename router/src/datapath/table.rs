@@ -41,6 +41,7 @@ pub struct EndpointTable {
     listed: usize,
     flood: Vec<PeerId>,
     ranges: Vec<IpNet>,
+    every_hosts: Vec<IpAddr>,
 }
 
 impl EndpointTable {
@@ -80,6 +81,16 @@ impl EndpointTable {
     /// The ranges whose addresses are all announced: nobody is asked for unknown ones.
     pub fn set_ranges(&mut self, ranges: Vec<IpNet>) {
         self.ranges = ranges;
+    }
+
+    /// Addresses that every host has for itself: nobody on another host is asked for them.
+    pub fn set_every_hosts(&mut self, addresses: Vec<IpAddr>) {
+        self.every_hosts = addresses;
+    }
+
+    /// Whether every host has this address for itself.
+    pub fn is_every_hosts(&self, ip: IpAddr) -> bool {
+        self.every_hosts.contains(&ip)
     }
 
     /// Where a hardware address is.

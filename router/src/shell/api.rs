@@ -17,6 +17,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use control::api::{self, ApiError, ErrorBody, ErrorCode};
 use control::audit::{IpamAudit, IpamHistory};
+use control::dns::{Dns, DnsAddRequest, DnsAdded, DnsLookup, DnsRemoveRequest};
 use control::lease::{LeaseAnswer, LeaseRequest, ReleaseAnswer, ReleaseRequest};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
@@ -109,6 +110,10 @@ fn routes(control: Control) -> Router {
         .route("/ipam", get(ipam))
         .route("/ipam/audit", get(ipam_audit))
         .route("/ipam/history/{address}", get(ipam_history))
+        .route("/dns", get(dns))
+        .route("/dns/lookup/{name}", get(dns_lookup))
+        .route("/dns/add", post(dns_add))
+        .route("/dns/remove", post(dns_remove))
         .route("/targets", get(targets))
         .route("/attachments", get(attachments))
         .route("/report", get(report))
@@ -234,6 +239,24 @@ async fn ipam_history(
         Failure(refusal_with(ErrorCode::BadRequest, text, "weavectl ipam history 10.32.0.1"))
     })?;
     answer(control.hub.ask(|reply| Call::History(address, reply)).await)
+}
+
+async fn dns(State(control): State<Control>) -> Answer<Dns> {
+    answer(control.hub.ask(Call::Dns).await)
+}
+
+async fn dns_lookup(State(control): State<Control>, UrlPath(name): UrlPath<String>) -> Answer<DnsLookup> {
+    answer(control.hub.ask(|reply| Call::DnsLookup(name, reply)).await)
+}
+
+async fn dns_add(State(control): State<Control>, body: Body<DnsAddRequest>) -> Answer<DnsAdded> {
+    let request = parsed(body)?;
+    answer(control.hub.ask(|reply| Call::DnsAdd(request, reply)).await)
+}
+
+async fn dns_remove(State(control): State<Control>, body: Body<DnsRemoveRequest>) -> Answer<DnsAdded> {
+    let request = parsed(body)?;
+    answer(control.hub.ask(|reply| Call::DnsRemove(request, reply)).await)
 }
 
 async fn targets(State(control): State<Control>) -> Answer<Vec<api::Target>> {

@@ -6,6 +6,8 @@
 
 mod plug;
 
+pub use plug::IFNAME as DOCKERS_IFNAME;
+
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use super::kernel::{
 use super::locks::Locks;
 use super::state::dir::Kept;
 use crate::core::mac::Mac;
+use crate::core::names::DnsName;
 
 /// Who holds the host's own address.
 pub const EXPOSE_HOLDER: &str = "weave:expose";
@@ -158,7 +161,8 @@ impl Attacher {
         let planned = plan(&request, &lease, gateway.as_ref(), &ground, &self.bridge);
         let made = match planned {
             Ok(attachment) => {
-                let kept = Kept { attachment, network: request.network, attempt: request.attempt };
+                let (network, attempt) = (request.network, request.attempt);
+                let kept = Kept { attachment, network, attempt, named: Vec::new() };
                 self.wire(kept, netns, &ground).await
             }
             Err(error) => Err(error),
@@ -324,7 +328,8 @@ impl Attacher {
         }
         let masquerade = ground.exposed.map(|_| (ground.range, ground.range6));
         let exposure = if masquerade.is_some() { KernelExposure::Exposed } else { KernelExposure::Hidden };
-        let spec = FirewallSpec { bridge: self.bridge.clone(), masquerade };
+        note("address for names", kernel.ensure_nameserver(ground.nameserver_spec()).await?);
+        let spec = self.firewall(&ground, masquerade);
         note("own nftables table", kernel.ensure_firewall(spec).await?);
         note("rules that let the bridge forward", kernel.ensure_forward_accept(exposure).await?);
         let obstacles = kernel.forward_obstacles().await?;
@@ -355,7 +360,7 @@ impl Attacher {
         let ground = self.hub.ask(Call::Ground).await?;
         self.kernel.set_host_address(Some((lease.v4, lease.v6))).await.map_err(kernel_refusal)?;
         let masquerade = Some((ground.range, ground.range6));
-        let spec = FirewallSpec { bridge: self.bridge.clone(), masquerade };
+        let spec = self.firewall(&ground, masquerade);
         self.kernel.ensure_firewall(spec).await.map_err(kernel_refusal)?;
         self.kernel.ensure_forward_accept(KernelExposure::Exposed).await.map_err(kernel_refusal)?;
         self.hub.ask(|reply| Call::Exposed(Some(lease.v4.addr()), reply)).await
@@ -363,9 +368,9 @@ impl Attacher {
 
     async fn hide_flow(&self) -> Result<Exposure, ApiError> {
         let _held = self.locks.hold(EXPOSE_HOLDER).await;
-        self.hub.ask(Call::Ground).await?;
+        let ground = self.hub.ask(Call::Ground).await?;
         self.kernel.set_host_address(None).await.map_err(kernel_refusal)?;
-        let spec = FirewallSpec { bridge: self.bridge.clone(), masquerade: None };
+        let spec = self.firewall(&ground, None);
         self.kernel.ensure_firewall(spec).await.map_err(kernel_refusal)?;
         self.kernel.ensure_forward_accept(KernelExposure::Hidden).await.map_err(kernel_refusal)?;
         let changed = self.hub.ask(Call::Ground).await?.exposed.is_some();
@@ -411,6 +416,11 @@ impl Attacher {
             ));
         }
         Ok(ResetAnswer { detached: all.len(), ..answer })
+    }
+
+    fn firewall(&self, ground: &Ground, masquerade: Option<(Ipv4Net, Ipv6Net)>) -> FirewallSpec {
+        let nameserver = ground.nameserver.as_ref().map(|server| server.address);
+        FirewallSpec { bridge: self.bridge.clone(), masquerade, nameserver }
     }
 
     async fn find(&self, container: &str, ifname: &str) -> Result<Option<Kept>, ApiError> {
@@ -502,7 +512,7 @@ fn plan(
             format!("mtu {mtu} is outside 1280 to {}, the fabric's own", ground.mtu),
         ));
     }
-    let routes = match (&request.routes, gateway) {
+    let mut routes = match (&request.routes, gateway) {
         (Some(routes), None) => routes.clone(),
         (Some(routes), Some((v4, v6))) => {
             let through = |dst: &IpNet| match dst {
@@ -519,6 +529,12 @@ fn plan(
         ],
         (None, None) => Vec::new(),
     };
+    routes.extend(
+        ground
+            .nameserver
+            .as_ref()
+            .map(|server| Route { dst: IpNet::from(IpAddr::from(server.address)), gw: None }),
+    );
     Ok(Attachment {
         container: request.container.clone(),
         ifname: request.ifname.clone(),
@@ -535,7 +551,22 @@ fn plan(
         mtu,
         netns: request.sandbox.clone().unwrap_or_else(|| request.netns.clone()),
         name: request.name.clone(),
+        names: names(request)?,
+        nameserver: ground.nameserver.clone(),
     })
+}
+
+/// What others find it by. A runtime names its containers as it likes, a person wants to hear that it cannot be.
+fn names(request: &AttachRequest) -> Result<Vec<String>, ApiError> {
+    let mut names = Vec::new();
+    for text in &request.names {
+        match (text.parse::<DnsName>(), request.caller) {
+            (Ok(name), _) => names.push(name.into()),
+            (Err(error), Caller::Cli) => return Err(refusal(ErrorCode::BadRequest, error.to_string())),
+            (Err(error), Caller::Cni) => tracing::debug!(%error, "a container is not found by this name"),
+        }
+    }
+    Ok(names)
 }
 
 fn spec_of(attachment: &Attachment, netns: Netns, ground: &Ground) -> Result<AttachSpec, ApiError> {

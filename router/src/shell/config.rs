@@ -9,6 +9,7 @@ use clap::{Parser, ValueEnum};
 use serde::Deserialize;
 
 use super::busy_polling::BusyPolling;
+use super::dns::options::{self, Address, Domain, NotAnOption, Options, Upstream};
 use super::docker::Scope;
 use super::docker::socket::Choice;
 use super::reclaim_after::ReclaimAfter;
@@ -72,9 +73,26 @@ pub struct Args {
     /// What Docker takes the driver's networks for [default: local]
     #[arg(long, value_name = "SCOPE", value_enum)]
     pub docker_scope: Option<Scope>,
-    /// Socket of the daemon whose containers `weavectl attach CONTAINER` names, Docker's or Podman's [default: /run/docker.sock]
+    /// Socket of the daemon whose containers `weavectl attach CONTAINER` names, and which knows what Docker's are called [default: /run/docker.sock]
     #[arg(long, value_name = "PATH")]
     pub container_engine: Option<PathBuf>,
+    /// Serve names to containers at this address of the bridge, link-local and best the same on all hosts; or `off` [default: 169.254.67.83]
+    #[arg(long, value_name = "ADDR")]
+    pub dns_address: Option<Address>,
+    /// Serve no names: the same as --dns-address off
+    #[arg(long, conflicts_with = "dns_address")]
+    pub no_dns: bool,
+    /// Domain behind the names of the fabric, the same on all hosts [default: weave.local]
+    #[arg(long, value_name = "NAME")]
+    pub dns_domain: Option<Domain>,
+    /// Seconds for which a name of the fabric may be kept by whoever asked [default: 1]
+    #[arg(long, value_name = "N")]
+    pub dns_ttl: Option<u32>,
+    /// Who is asked for all other names: addresses with commas between them, or `off` [default: auto]
+    ///
+    /// `auto` asks whom this host asks, by its /etc/resolv.conf.
+    #[arg(long, value_name = "ADDR,...")]
+    pub dns_upstream: Option<Upstream>,
     /// Serve Prometheus metrics on this TCP address [default: off]
     #[arg(long, value_name = "ADDR")]
     pub metrics: Option<SocketAddr>,
@@ -132,6 +150,14 @@ pub struct FileConfig {
     pub docker_scope: Option<Scope>,
     /// As `--container-engine`.
     pub container_engine: Option<PathBuf>,
+    /// As `--dns-address`.
+    pub dns_address: Option<Address>,
+    /// As `--dns-domain`.
+    pub dns_domain: Option<Domain>,
+    /// As `--dns-ttl`.
+    pub dns_ttl: Option<u32>,
+    /// As `--dns-upstream`.
+    pub dns_upstream: Option<Upstream>,
     /// As `--metrics`.
     pub metrics: Option<SocketAddr>,
     /// As `--log`.
@@ -165,6 +191,8 @@ pub struct Config {
     pub docker_scope: Scope,
     /// Where the daemon of named containers listens.
     pub container_engine: PathBuf,
+    /// Names for containers.
+    pub dns: Options,
     /// Where metrics are served.
     pub metrics: Option<SocketAddr>,
     /// Log filter.
@@ -199,6 +227,9 @@ pub enum ConfigError {
     /// An MTU that no container could work with.
     #[error("mtu {0} is outside 1280 to 65000 (IPv6 needs at least 1280)")]
     Mtu(u32),
+    /// A word about names that makes no sense.
+    #[error(transparent)]
+    Dns(#[from] NotAnOption),
 }
 
 impl Config {
@@ -231,6 +262,15 @@ impl Config {
                 .container_engine
                 .or(file.container_engine)
                 .unwrap_or_else(|| super::containers::daemon::DEFAULT_SOCKET.into()),
+            dns: Options {
+                address: match args.no_dns {
+                    true => Address::Off,
+                    false => args.dns_address.or(file.dns_address).unwrap_or_default(),
+                },
+                domain: args.dns_domain.or(file.dns_domain).unwrap_or_default(),
+                ttl: options::ttl(args.dns_ttl.or(file.dns_ttl).unwrap_or(options::DEFAULT_TTL))?,
+                upstream: args.dns_upstream.or(file.dns_upstream).unwrap_or_default(),
+            },
             metrics: args.metrics.or(file.metrics),
             log: args.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
         };
@@ -323,6 +363,21 @@ mod tests {
             assert_eq!((flag.cipher, file.cipher), (*offer, Some(*offer)));
         }
         toml::from_str::<FileConfig>("cipher = \"none\"").expect_err("nothing is sent in clear");
+    }
+
+    #[test]
+    fn names_are_served_unless_they_are_not_wanted() {
+        let dns = |words: &[&str]| settle(&[&["weaved"], words].concat()).expect("valid").dns;
+        assert_eq!(dns(&[]).address, Address::At(options::DEFAULT_ADDRESS));
+        assert_eq!(dns(&["--no-dns"]).address, Address::Off);
+        assert_eq!(dns(&["--dns-address", "off"]).address, Address::Off);
+        assert_eq!(dns(&["--dns-ttl", "30"]).ttl, 30);
+        assert!(settle(&["weaved", "--dns-ttl", "3601"]).is_err());
+        let file: FileConfig =
+            toml::from_str("dns-address = \"off\"\ndns-domain = \"lab.example\"\ndns-upstream = \"off\"")
+                .expect("file");
+        assert_eq!((file.dns_address, file.dns_upstream), (Some(Address::Off), Some(Upstream::Nobody)));
+        toml::from_str::<FileConfig>("dns-address = \"10.0.0.1\"").expect_err("not link-local");
     }
 
     #[test]

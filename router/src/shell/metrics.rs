@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use control::api::{ApiError, Connections, Count, Status, Traffic};
+use control::api::{ApiError, Connections, Count, DnsSummary, Status, Traffic};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -46,6 +46,9 @@ fn render(status: &Status, control_drops: &[Count]) -> String {
     let mut registry = Registry::with_prefix("weave");
     gauges(&mut registry, status);
     counters(&mut registry, &status.traffic, control_drops);
+    if let Some(dns) = &status.dns {
+        names(&mut registry, dns);
+    }
     let mut text = String::new();
     // Writing into a string does not fail.
     let _ = encode(&mut text, &registry);
@@ -85,6 +88,22 @@ fn gauges(registry: &mut Registry, status: &Status) {
             addresses,
         );
     }
+}
+
+fn names(registry: &mut Registry, dns: &DnsSummary) {
+    let one = |registry: &mut Registry, name: &str, help: &str, value: usize| {
+        let gauge: Gauge = Gauge::default();
+        gauge.set(value as i64);
+        registry.register(name, help, gauge);
+    };
+    one(registry, "dns_serving", "Whether names are served here", usize::from(dns.state == "serving"));
+    one(registry, "dns_names", "Different names of the fabric", dns.names);
+    one(registry, "dns_cached", "Answers of upstreams that are kept", dns.cached);
+    let questions = Family::<Labels, Counter>::default();
+    for count in &dns.questions {
+        questions.get_or_create(&vec![("outcome".to_owned(), count.reason.clone())]).inc_by(count.count);
+    }
+    registry.register("dns_questions", "Questions for names by what became of them", questions);
 }
 
 fn counters(registry: &mut Registry, traffic: &Traffic, control_drops: &[Count]) {

@@ -5,6 +5,7 @@ pub mod attach;
 pub mod busy_polling;
 pub mod config;
 pub mod containers;
+pub mod dns;
 pub mod docker;
 pub mod doorkeeper;
 pub mod engine;

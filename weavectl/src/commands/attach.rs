@@ -44,6 +44,7 @@ pub(crate) fn attach(client: &Client, args: AttachArgs, ui: &mut Ui) -> Result<(
         mtu: None,
         mac: None,
         routes: None,
+        names: args.name.iter().cloned().collect(),
         name: args.name,
         caller: Caller::Cli,
         sandbox: Some(path.display().to_string()),

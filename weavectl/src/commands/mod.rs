@@ -1,6 +1,7 @@
 //! What each command does: ask `weaved`, hand the answer to the renderer, choose the exit code.
 
 mod attach;
+mod dns;
 mod docker;
 mod fabric;
 mod ping;
@@ -17,7 +18,7 @@ use crate::args::{Args, Command, Proof, Setup, TargetsArgs, Topic};
 use crate::failure::{AUDIT_CONFLICT, Failure, NOT_OK, TRY_AGAIN};
 use crate::render::status::Verdict;
 use crate::render::units::plural;
-use crate::render::{attachments, audit, connections, ipam, peers, status, targets};
+use crate::render::{attachments, audit, connections, ipam, names, peers, status, targets};
 use crate::ui::Ui;
 
 /// Run a command.
@@ -51,6 +52,7 @@ pub(crate) fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
             let answer = client.ipam_history(address).map_err(failed)?;
             ui.data(&answer, audit::history)?;
         }
+        Command::Dns { what } => dns::dns(&client, what, ui)?,
         Command::Reset { force } => reset(&client, ResetRequest { force }, ui)?,
         Command::Report => {
             let report = client.report().map_err(|error| Failure::of_call("get a report", &error))?;
@@ -92,6 +94,11 @@ fn detail(client: &Client, topic: Topic, ui: &mut Ui) -> Result<(), Failure> {
             let answer = client.ipam().map_err(|error| Failure::of_call("list addresses", &error))?;
             let (width, rows) = (ui.width(), ui.rows());
             ui.data(&answer, |answer, paint| ipam::ipam(answer, width, rows, paint))
+        }
+        Topic::Dns => {
+            let answer = client.dns().map_err(|error| Failure::of_call("list names", &error))?;
+            let rows = ui.rows();
+            ui.data(&answer, |answer, paint| names::dns(answer, rows, paint))
         }
         Topic::Targets => {
             let answer = client.targets().map_err(|error| Failure::of_call("list targets", &error))?;

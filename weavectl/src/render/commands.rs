@@ -1,7 +1,7 @@
 //! Backticks around the commands in the hints of `weaved`, which sends sentences with bare commands in them.
 
 /// First words after `weavectl`, and the topics of `status`.
-const VERBS: [&str; 21] = [
+const VERBS: [&str; 25] = [
     "up",
     "join",
     "token",
@@ -23,6 +23,10 @@ const VERBS: [&str; 21] = [
     "peers",
     "ipam",
     "targets",
+    "dns",
+    "add",
+    "remove",
+    "lookup",
 ];
 
 /// Options that take no value.

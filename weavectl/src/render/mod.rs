@@ -6,6 +6,7 @@ pub(crate) mod bar;
 pub(crate) mod commands;
 pub(crate) mod connections;
 pub(crate) mod ipam;
+pub(crate) mod names;
 pub(crate) mod paint;
 pub(crate) mod peers;
 pub(crate) mod status;

@@ -1,6 +1,6 @@
 //! `weavectl status`: sections in the manner of Weave's, and a verdict at the end.
 
-use control::api::{IpamSummary, Problem, Status};
+use control::api::{DnsSummary, IpamSummary, Problem, Status};
 
 use super::commands::quoted;
 use super::paint::{Paint, Tone};
@@ -34,6 +34,10 @@ pub(crate) fn status(status: &Status, paint: Paint) -> String {
     if let Some(summary) = &status.ipam {
         text.push('\n');
         text.push_str(&ipam(summary, paint));
+    }
+    if let Some(summary) = &status.dns {
+        text.push('\n');
+        text.push_str(&dns(summary, paint));
     }
     text.push('\n');
     text.push_str(&containers(status, paint));
@@ -92,6 +96,20 @@ fn ipam(summary: &IpamSummary, paint: Paint) -> String {
     if !lost.is_empty() {
         text.push_str(&labelled("Out of reach", &lost.join(", "), paint));
     }
+    text
+}
+
+/// Also a part of `status dns`.
+pub(super) fn dns(summary: &DnsSummary, paint: Paint) -> String {
+    let mut text = labelled("Service", "dns", paint);
+    let state = match (summary.state.as_str(), summary.address) {
+        ("serving", Some(address)) => format!("serving at {address}"),
+        ("failed", Some(address)) => format!("not serving at {address}"),
+        (other, _) => other.to_owned(),
+    };
+    text.push_str(&labelled("Status", &state, paint));
+    text.push_str(&labelled("Domain", &summary.domain, paint));
+    text.push_str(&labelled("Names", &summary.names.to_string(), paint));
     text
 }
 

@@ -5,7 +5,7 @@ use expect_test::expect_file;
 use crate::run::weavectl;
 
 /// Every command that a person can type.
-const COMMANDS: [&str; 27] = [
+const COMMANDS: [&str; 32] = [
     "up",
     "join",
     "token",
@@ -15,6 +15,7 @@ const COMMANDS: [&str; 27] = [
     "status connections",
     "status peers",
     "status ipam",
+    "status dns",
     "status targets",
     "attach",
     "detach",
@@ -25,6 +26,10 @@ const COMMANDS: [&str; 27] = [
     "ipam",
     "ipam audit",
     "ipam history",
+    "dns",
+    "dns add",
+    "dns remove",
+    "dns lookup",
     "reset",
     "report",
     "ping",

@@ -13,7 +13,7 @@ use crate::shell::kernel::{PairSpec, PeerEnd};
 use crate::shell::state::dir::Kept;
 
 /// What an interface of Docker's is called in our records. In its container it has a number behind it.
-const IFNAME: &str = "ethwe";
+pub const IFNAME: &str = "ethwe";
 /// First letters of the name of an interface that Docker has not fetched yet.
 const FAR_PREFIX: &str = "vd";
 
@@ -80,8 +80,15 @@ impl Attacher {
             mtu: ground.mtu,
             netns: plug.sandbox,
             name: None,
+            names: Vec::new(),
+            nameserver: ground.nameserver,
         };
-        let kept = Kept { attachment, network: Some(format!("docker:{}", plug.network)), attempt: None };
+        let kept = Kept {
+            attachment,
+            network: Some(format!("docker:{}", plug.network)),
+            attempt: None,
+            named: plug.named,
+        };
         self.keep_plugged(kept).await?;
         Ok(far_ifname)
     }

@@ -6,8 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bollard::models::ContainerInspectResponse;
-use bollard::query_parameters::{EventsOptionsBuilder, InspectContainerOptions};
+use bollard::models::{ContainerInspectResponse, EndpointSettings, EventActor};
+use bollard::query_parameters::{EventsOptionsBuilder, InspectContainerOptions, ListContainersOptions};
 use bollard::{ClientVersion, Docker};
 use futures_util::{Stream, StreamExt};
 
@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const VERSIONS: [usize; 3] = [41, 44, 24];
 /// How far back events are asked for, so that none is missed between two connections.
 const OVERLAP: Duration = Duration::from_secs(2);
+/// Label of Swarm's with the name of a task's service.
+const SERVICE: &str = "com.docker.swarm.service.name";
 /// Longest name or id: Docker's names have no limit of their own, and fit a DNS label where they are used as one.
 const MAX_NAME: usize = 255;
 
@@ -40,6 +42,30 @@ pub struct Found {
     pub pid: Option<u32>,
     /// Whether its network is the host's own.
     pub network: Network,
+}
+
+/// What a container is called.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Called {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// As people call it.
+    pub name: String,
+    /// As it calls itself: the beginning of its id, unless somebody chose another name.
+    pub hostname: String,
+    /// The service of Swarm's that it is a task of.
+    pub service: Option<String>,
+    /// Where it hangs.
+    pub endpoints: Vec<Connected>,
+}
+
+/// A container on one of the daemon's networks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Connected {
+    /// The endpoint's id.
+    pub endpoint: String,
+    /// Other names of the container there.
+    pub aliases: Vec<String>,
 }
 
 /// Whose network a container has.
@@ -111,6 +137,24 @@ impl Daemon {
         }
     }
 
+    /// What a container is called, by its id. While the daemon starts it there is no answer.
+    pub async fn describe(&self, id: &str) -> Result<Called, DaemonError> {
+        let docker = self.connect().await?;
+        match docker.inspect_container(id, None::<InspectContainerOptions>).await {
+            Ok(container) => Ok(called(id, container)),
+            Err(error) if status_of(&error) == Some(404) => Err(DaemonError::Unknown(id.to_owned())),
+            Err(source) => Err(self.unusable(source)),
+        }
+    }
+
+    /// Ids of all that run.
+    pub async fn running(&self) -> Result<Vec<String>, DaemonError> {
+        let docker = self.connect().await?;
+        let all = docker.list_containers(None::<ListContainersOptions>).await;
+        let all = all.map_err(|source| self.unusable(source))?;
+        Ok(all.into_iter().filter_map(|container| container.id).collect())
+    }
+
     /// The network namespace of a running container. The process's number may be another's at any time, so the daemon is asked again
     /// when the namespace is open: then it was this container's.
     pub async fn open_namespace(&self, found: &Found) -> Result<File, DaemonError> {
@@ -125,19 +169,33 @@ impl Daemon {
     }
 
     /// Ids of containers that were started, ended, removed or renamed, from just before now on. Ends when the daemon does.
-    pub async fn changes(&self) -> Result<impl Stream<Item = String> + Unpin, DaemonError> {
+    pub async fn changes(&self) -> Result<impl Stream<Item = String> + Unpin + use<>, DaemonError> {
+        let wanted = [("type", vec!["container"]), ("event", vec!["start", "die", "destroy", "rename"])];
+        self.events(HashMap::from(wanted), |actor| actor.id).await
+    }
+
+    /// Ids of containers that got a network or another name, from just before now on. Ends when the daemon does.
+    pub async fn namings(&self) -> Result<impl Stream<Item = String> + Unpin + use<>, DaemonError> {
+        let wanted = [("type", vec!["container", "network"]), ("event", vec!["rename", "connect"])];
+        // A network's events are about the network, and name the container beside it.
+        let container =
+            |actor: EventActor| actor.attributes.unwrap_or_default().remove("container").or(actor.id);
+        self.events(HashMap::from(wanted), container).await
+    }
+
+    async fn events(
+        &self,
+        wanted: HashMap<&'static str, Vec<&'static str>>,
+        about: fn(EventActor) -> Option<String>,
+    ) -> Result<impl Stream<Item = String> + Unpin + use<>, DaemonError> {
         let docker = self.connect().await?;
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(OVERLAP);
-        let wanted = HashMap::from([
-            ("type", vec!["container"]),
-            ("event", vec!["start", "die", "destroy", "rename"]),
-        ]);
         let options =
             EventsOptionsBuilder::new().since(&since.as_secs().to_string()).filters(&wanted).build();
         let events = docker.events(Some(options));
         let ids = events
             .take_while(|event| std::future::ready(event.is_ok()))
-            .filter_map(|event| std::future::ready(event.ok().and_then(|event| event.actor?.id)));
+            .filter_map(move |event| std::future::ready(event.ok().and_then(|event| about(event.actor?))));
         Ok(ids.boxed())
     }
 
@@ -183,6 +241,23 @@ fn found(asked: &str, container: ContainerInspectResponse) -> Found {
     }
 }
 
+fn called(asked: &str, container: ContainerInspectResponse) -> Called {
+    let config = container.config.unwrap_or_default();
+    let networks = container.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
+    let connected = |network: EndpointSettings| {
+        let endpoint = network.endpoint_id.filter(|id| !id.is_empty())?;
+        Some(Connected { endpoint, aliases: network.aliases.unwrap_or_default() })
+    };
+    let name = container.name.unwrap_or_default();
+    Called {
+        id: container.id.unwrap_or_else(|| asked.to_owned()),
+        name: name.trim_start_matches('/').to_owned(),
+        hostname: config.hostname.unwrap_or_default(),
+        service: config.labels.and_then(|mut labels| labels.remove(SERVICE)),
+        endpoints: networks.into_values().filter_map(connected).collect(),
+    }
+}
+
 fn status_of(error: &bollard::errors::Error) -> Option<u16> {
     match error {
         bollard::errors::Error::DockerResponseServerError { status_code, .. } => Some(*status_code),
@@ -207,6 +282,22 @@ mod tests {
         assert_eq!(stopped.pid, None);
         let host = read(r#"{"State":{"Running":true,"Pid":7},"HostConfig":{"NetworkMode":"host"}}"#);
         assert_eq!((host.id.as_str(), host.network), ("asked", Network::Host));
+    }
+
+    #[test]
+    fn names_and_networks_are_read() {
+        let text = r#"{"Id":"ab12","Name":"/web.1.x","Config":{"Hostname":"chosen","Labels":{"com.docker.swarm.service.name":"web"}},
+            "NetworkSettings":{"Networks":{"fabric":{"EndpointID":"e1","Aliases":["shop"]},"left":{"EndpointID":""}}}}"#;
+        let read = called("asked", serde_json::from_str(text).expect("Docker's JSON"));
+        let expected = Called {
+            id: "ab12".into(),
+            name: "web.1.x".into(),
+            hostname: "chosen".into(),
+            service: Some("web".into()),
+            endpoints: vec![Connected { endpoint: "e1".into(), aliases: vec!["shop".into()] }],
+        };
+        assert_eq!(read, expected);
+        assert_eq!(called("asked", ContainerInspectResponse::default()).id, "asked");
     }
 
     #[tokio::test]

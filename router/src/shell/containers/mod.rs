@@ -24,8 +24,9 @@ use tokio::sync::{Mutex, Notify};
 use self::book::{Book, Wanted, Wish};
 use self::daemon::{Daemon, DaemonError, Found, Network, namespace_path};
 use super::attach::{Attacher, to_the_end};
-use super::engine::call::{Call, Hub, refusal_with};
+use super::engine::call::{Call, Hub, Name, refusal_with};
 use super::locks::Locks;
+use crate::core::names::DnsName;
 
 /// How often all of it is looked at, whatever the daemon told: it may have forgotten to, and what failed is tried again.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -203,6 +204,14 @@ impl Containers {
         for wanted in wanted {
             let wanted = Wanted { name: found.name.clone(), ..wanted };
             let attachment = self.make(found, &wanted).await?;
+            // It may have another name than when it was attached.
+            let name = Name {
+                container: attachment.container,
+                ifname: attachment.ifname,
+                name: Some(wanted.label(found)),
+                names: wanted.names(found),
+            };
+            self.hub.ask(|reply| Call::Called(name, reply)).await?;
             self.put(Wanted { last: Some(attachment.address.addr()), ..wanted }).await?;
         }
         Ok(())
@@ -250,7 +259,8 @@ impl Containers {
             mtu: None,
             mac: None,
             routes: None,
-            name: Some(wanted.label.clone().unwrap_or_else(|| found.name.clone())),
+            name: Some(wanted.label(found)),
+            names: wanted.names(found).into_iter().map(String::from).collect(),
             caller: Caller::Cli,
             sandbox: Some(shown),
             network: None,
@@ -277,6 +287,18 @@ impl Containers {
 
     async fn put(&self, wanted: Wanted) -> Result<(), ApiError> {
         self.book.lock().await.put(wanted).map_err(not_durable)
+    }
+}
+
+impl Wanted {
+    /// What people call it.
+    fn label(&self, found: &Found) -> String {
+        self.label.clone().unwrap_or_else(|| found.name.clone())
+    }
+
+    /// By what others find it: the same, if it can be a name.
+    fn names(&self, found: &Found) -> Vec<DnsName> {
+        self.label(found).parse().into_iter().collect()
     }
 }
 

@@ -84,6 +84,9 @@ impl<F: Fabric> Driver<F> {
         let address6 = endpoint.address6.unwrap_or_else(|| {
             Ipv6Net::new_assert(ranges.embed(endpoint.address.addr()), ranges.v6.prefix_len())
         });
+        // What Docker does not give it, it cannot be reached at.
+        let named = [Some(endpoint.address.addr().into()), endpoint.address6.map(|net| net.addr().into())];
+        let named = named.into_iter().flatten().collect();
         let plug = Plug {
             endpoint: request.endpoint_id,
             network: endpoint.network,
@@ -91,13 +94,17 @@ impl<F: Fabric> Driver<F> {
             address6,
             mac: endpoint.mac.parse().map_err(Failure::new)?,
             sandbox: request.sandbox_key,
+            named,
         };
         let src = self.fabric.plug(plug).await?;
-        let route = StaticRoute { destination: MULTICAST_RANGE, kind: ON_LINK, next_hop: "" };
-        let routes = match multicast {
-            Multicast::Fabric => vec![route],
-            Multicast::Outside => Vec::new(),
+        let route = |destination: String| StaticRoute { destination, kind: ON_LINK, next_hop: "" };
+        let multicast = match multicast {
+            Multicast::Fabric => Some(MULTICAST_RANGE.to_owned()),
+            Multicast::Outside => None,
         };
+        // For `--dns`: Docker's own resolver asks from within the container.
+        let nameserver = ranges.nameserver.map(|address| format!("{address}/32"));
+        let routes = multicast.into_iter().chain(nameserver).map(route).collect();
         // Without a gateway of ours Docker leads the container out through `docker_gwbridge`, where it also publishes ports.
         Ok(Joined { interface: InterfaceName { src, dst: INSIDE }, routes, disable_gateway: false })
     }

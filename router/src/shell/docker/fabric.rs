@@ -1,7 +1,7 @@
 //! What the driver asks of this router: leases and interfaces. A trait, so that its flows run in tests against a fabric of their own.
 
 use std::future::Future;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use control::api::ApiError;
@@ -21,6 +21,8 @@ pub struct Ranges {
     pub v4: Ipv4Net,
     /// Its IPv6 prefix.
     pub v6: Ipv6Net,
+    /// Where containers ask for names.
+    pub nameserver: Option<Ipv4Addr>,
 }
 
 impl Ranges {
@@ -61,6 +63,8 @@ pub struct Plug {
     pub mac: Mac,
     /// Where Docker will put it, for people.
     pub sandbox: String,
+    /// The addresses that Docker will give it, for those who look for it by name.
+    pub named: Vec<IpAddr>,
 }
 
 /// An interface that was made for Docker.
@@ -119,7 +123,8 @@ impl Ours {
 impl Fabric for Ours {
     async fn ranges(&self) -> Result<Ranges, ApiError> {
         let ground = self.hub.ask(Call::Ground).await?;
-        Ok(Ranges { v4: ground.range, v6: ground.range6 })
+        let nameserver = ground.nameserver.map(|server| server.address);
+        Ok(Ranges { v4: ground.range, v6: ground.range6, nameserver })
     }
 
     async fn lease(&self, holder: &str, wish: Wish) -> Result<Ipv4Addr, ApiError> {

@@ -10,6 +10,7 @@ mod address;
 pub mod book;
 mod endpoint;
 pub mod fabric;
+pub mod names;
 mod network;
 mod plugin;
 pub mod pool;

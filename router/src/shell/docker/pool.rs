@@ -247,7 +247,11 @@ mod tests {
     use super::*;
 
     fn ranges() -> Ranges {
-        Ranges { v4: "10.32.0.0/12".parse().expect("v4"), v6: "fd01:2:3::/64".parse().expect("v6") }
+        Ranges {
+            v4: "10.32.0.0/12".parse().expect("v4"),
+            v6: "fd01:2:3::/64".parse().expect("v6"),
+            nameserver: None,
+        }
     }
 
     fn wanted(pool: &str, part: &str, family: Family) -> Result<PoolId, PoolError> {

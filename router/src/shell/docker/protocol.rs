@@ -217,7 +217,7 @@ pub struct InterfaceName {
 pub struct StaticRoute {
     /// Where to.
     #[serde(rename = "Destination")]
-    pub destination: &'static str,
+    pub destination: String,
     /// 1: on the link.
     #[serde(rename = "RouteType")]
     pub kind: u8,

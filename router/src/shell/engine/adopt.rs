@@ -10,7 +10,7 @@ use super::Engine;
 use super::fabric::attached_entry;
 use crate::core::mac::Mac;
 use crate::shell::attach::{EXPOSE_HOLDER, held_by, holder, host_ifname};
-use crate::shell::kernel::{Exposure, FirewallSpec, KernelError};
+use crate::shell::kernel::{Exposure, KernelError};
 use crate::shell::state::dir::{Contents, FabricFile, Kept};
 
 /// How long an address that is in use without a lease is claimed from whoever owns it now.
@@ -142,8 +142,10 @@ impl Engine {
             mtu: running.mtu,
             netns: String::new(),
             name: None,
+            names: Vec::new(),
+            nameserver: None,
         };
-        Some(Kept { attachment, network: None, attempt: None })
+        Some(Kept { attachment, network: None, attempt: None, named: Vec::new() })
     }
 
     fn roll_back_leases(&mut self, now: Instant, records: Records) {
@@ -184,7 +186,7 @@ impl Engine {
         let (range6, prefix) = (running.node.range6(), range.prefix_len());
         let nets =
             (Ipv4Net::new_assert(address, prefix), ipnet::Ipv6Net::new_assert(v6, range6.prefix_len()));
-        let spec = FirewallSpec { bridge: self.config.bridge.clone(), masquerade: Some((range, range6)) };
+        let spec = self.firewall(Some((range, range6)));
         let done = async {
             self.kernel.set_host_address(Some(nets)).await?;
             self.kernel.ensure_firewall(spec).await?;

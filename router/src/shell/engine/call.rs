@@ -10,10 +10,13 @@ use control::api::{
     ResetAnswer, RmpeerAnswer, Status, Target,
 };
 use control::audit::{IpamAudit, IpamHistory};
+use control::dns::{Dns, DnsAddRequest, DnsAdded, DnsLookup, DnsRemoveRequest};
 use ipnet::{Ipv4Net, Ipv6Net};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::core::mac::Mac;
+use crate::core::names::DnsName;
+use crate::shell::kernel::NameserverSpec;
 use crate::shell::state::dir::Kept;
 
 /// Calls that wait for the engine; more are refused at once, since a queue would only hide the overload.
@@ -44,6 +47,8 @@ pub enum Call {
     Leases(&'static str, Reply<Vec<(String, Ipv4Addr)>>),
     /// Remember a finished attachment and announce it.
     Attached(Box<Kept>, Reply<()>),
+    /// An attached container is called so from now on.
+    Called(Name, Reply<()>),
     /// Forget an attachment.
     Detached(Box<Attachment>, Reply<()>),
     /// The host has an address on the fabric now, or none.
@@ -70,6 +75,14 @@ pub enum Call {
     Audit(Reply<IpamAudit>),
     /// `ipam history`.
     History(Ipv4Addr, Reply<IpamHistory>),
+    /// `status dns`.
+    Dns(Reply<Dns>),
+    /// `dns add`.
+    DnsAdd(DnsAddRequest, Reply<DnsAdded>),
+    /// `dns remove`.
+    DnsRemove(DnsRemoveRequest, Reply<DnsAdded>),
+    /// `dns lookup`.
+    DnsLookup(String, Reply<DnsLookup>),
     /// `status targets`.
     Targets(Reply<Vec<Target>>),
     /// All of them.
@@ -80,6 +93,19 @@ pub enum Call {
     Reset(Reply<ResetAnswer>),
     /// Measure the way to a peer.
     Ping(String, Reply<PingAnswer>),
+}
+
+/// What an attached container is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Name {
+    /// Container and interface of the attachment.
+    pub container: String,
+    /// See above.
+    pub ifname: String,
+    /// For people.
+    pub name: Option<String>,
+    /// By what others find it.
+    pub names: Vec<DnsName>,
 }
 
 /// A wish for an address.
@@ -130,6 +156,16 @@ pub struct Ground {
     pub exposed: Option<(Ipv4Net, Ipv6Net)>,
     /// The TAP device.
     pub tap: String,
+    /// Where containers ask for names.
+    pub nameserver: Option<api::Nameserver>,
+}
+
+impl Ground {
+    /// What the kernel has to do so that they can.
+    pub fn nameserver_spec(&self) -> Option<NameserverSpec> {
+        let server = self.nameserver.as_ref()?;
+        Some(NameserverSpec { address: server.address, range: self.range })
+    }
 }
 
 /// Handle of the engine.

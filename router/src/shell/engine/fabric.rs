@@ -8,7 +8,7 @@ use data_encoding::BASE64;
 use ipnet::Ipv4Net;
 
 use super::call::{refusal, refusal_with};
-use super::{Engine, Running, seeds};
+use super::{Engine, Running, names, seeds};
 use crate::core::advert::EndpointAdvert;
 use crate::core::fabric::{FabricId, FabricKeys, Secret};
 use crate::core::hello::Capabilities;
@@ -18,7 +18,7 @@ use crate::core::node::{Node, NodeConfig, range6};
 use crate::core::token::{Token, TokenKey};
 use crate::datapath::{self, Datapath, DatapathConfig, Queues, TapDevice};
 use crate::shell::config::CipherOffer;
-use crate::shell::kernel::{BridgeSpec, Exposure, FirewallSpec, KernelError};
+use crate::shell::kernel::{BridgeSpec, Exposure, KernelError};
 use crate::shell::state::dir::{AttachmentEntry, FabricFile, IdentityFile, Kept};
 use crate::shell::{random, targets};
 
@@ -76,6 +76,7 @@ impl Engine {
             boot: 0,
             targets: Vec::new(),
             hidden: false,
+            names: Vec::new(),
             known: Vec::new(),
         };
         let fabric = match seeds {
@@ -156,6 +157,7 @@ impl Engine {
             boot: 0,
             targets: token.addresses.iter().map(ToString::to_string).collect(),
             hidden: false,
+            names: Vec::new(),
             known: Vec::new(),
         };
         self.enter(file).await?;
@@ -239,8 +241,11 @@ impl Engine {
             known.addresses.iter().for_each(|address| node.try_address(*address, now));
         }
         tracing::info!(fabric = %file.fabric, peer = %node.me(), range = %file.range, mtu, "in the fabric");
+        let dns = self.start_dns(&node, &file).await?;
         let last_bytes = BTreeMap::new();
-        self.running = Some(Running { node, datapath, file, mtu, gso_max_size, underlay_mtu, last_bytes });
+        self.running =
+            Some(Running { node, datapath, dns, file, mtu, gso_max_size, underlay_mtu, last_bytes });
+        self.announce_added_names(now);
         if !self.store_fabric() {
             tracing::error!("the boot counter is not durable: a restart may need longer to be believed");
         }
@@ -279,6 +284,7 @@ impl Engine {
         let input = move |input| drop(sender.try_send(input));
         let datapath = Datapath::start(config, input).map_err(|error| start(&error))?;
         datapath.set_ranges(vec![file.range.into(), range6(read_secret(file)?.0).into()]);
+        datapath.set_own_addresses(self.config.dns.address.ip().map(Into::into).into_iter().collect());
         self.kernel
             .ensure_tap_port(&self.config.tap_name(), mtu, TAP_QUEUE_LENGTH)
             .await
@@ -296,8 +302,7 @@ impl Engine {
 
     /// The firewall of a host without an address of the fabric.
     pub(super) async fn close_firewall(&self) -> Result<(), ApiError> {
-        let spec = FirewallSpec { bridge: self.config.bridge.clone(), masquerade: None };
-        self.kernel.ensure_firewall(spec).await.map_err(kernel_error)?;
+        self.kernel.ensure_firewall(self.firewall(None)).await.map_err(kernel_error)?;
         self.kernel.ensure_forward_accept(Exposure::Hidden).await.map_err(kernel_error)?;
         Ok(())
     }
@@ -337,6 +342,7 @@ impl Engine {
                 name: attachment.name.clone().filter(|name| name.len() <= crate::core::advert::MAX_NAME),
             };
             running.node.announce(mac, advert, now);
+            names::announce(&mut running.node, mac, &kept, now);
         }
         self.attachments.insert((attachment.container.clone(), attachment.ifname.clone()), kept);
     }

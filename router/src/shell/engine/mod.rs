@@ -7,6 +7,7 @@ mod adopt;
 mod audit;
 pub mod call;
 mod fabric;
+mod names;
 mod persist;
 mod seeds;
 mod serve;
@@ -25,6 +26,7 @@ use ipam::Ticket;
 use tokio::sync::{mpsc, oneshot};
 
 use super::config::Config;
+use super::dns::Service;
 use super::kernel::Kernel;
 use super::state::dir::{Contents, FabricFile, Kept, StateDir};
 use super::targets::{self, MAX_TARGETS, Resolved, Targets};
@@ -49,6 +51,8 @@ const HOUSEKEEPING: Duration = Duration::from_secs(2);
 struct Running {
     node: Node,
     datapath: Datapath,
+    /// Unless names are not wanted.
+    dns: Option<Service>,
     file: FabricFile,
     mtu: u32,
     gso_max_size: u32,

@@ -11,6 +11,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use super::call::{Call, Ground, Lease, LeaseRequest, Reply, Rest, refusal, refusal_with};
 use super::{Engine, fabric, view};
 use crate::core::mac::Mac;
+use crate::core::names::NameOwner;
 use crate::shell::state::dir::Kept;
 
 /// Longest wait for an address: shorter than any caller's own patience, so that it gets our reason instead of a time-out.
@@ -32,6 +33,7 @@ impl Engine {
             Call::Release(holder, rest, reply) => self.release(holder, rest, reply),
             Call::Leases(prefix, reply) => drop(reply.send(self.leases_of(prefix))),
             Call::Attached(kept, reply) => self.attached(*kept, reply),
+            Call::Called(name, reply) => self.called(name, reply),
             Call::Detached(attachment, reply) => self.detached(&attachment, reply),
             Call::Exposed(address, reply) => {
                 self.exposed(address, Instant::now());
@@ -57,6 +59,10 @@ impl Engine {
             Call::Ipam(reply) => drop(reply.send(self.ipam())),
             Call::Audit(reply) => self.audit(reply).await,
             Call::History(address, reply) => self.history(address, reply).await,
+            Call::Dns(reply) => drop(reply.send(self.dns())),
+            Call::DnsAdd(request, reply) => drop(reply.send(self.dns_add(&request))),
+            Call::DnsRemove(request, reply) => drop(reply.send(self.dns_remove(&request))),
+            Call::DnsLookup(text, reply) => drop(reply.send(self.dns_lookup(&text))),
             Call::Targets(reply) => drop(reply.send(Ok(self.targets()))),
             Call::Report(reply) => drop(reply.send(Ok(self.report()))),
             Call::Rmpeer(peer, reply) => self.rmpeer(&peer, reply),
@@ -171,6 +177,7 @@ impl Engine {
             && let (Some(running), Ok(mac)) = (&mut self.running, attachment.mac.parse::<Mac>())
         {
             running.node.retract(mac, Instant::now());
+            running.node.unname(&NameOwner::Endpoint(mac), Instant::now());
         }
         self.write_detached(attachment);
         // A detach must not fail for want of disk: the next start finds the interface gone and comes to the same end.
@@ -194,6 +201,7 @@ impl Engine {
                 )
             }),
             tap: self.config.tap_name(),
+            nameserver: self.nameserver(),
         })
     }
 

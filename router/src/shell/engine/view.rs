@@ -135,6 +135,7 @@ impl Engine {
                 .exposed
                 .and_then(|v4| running.map(|r| Ipv4Net::new_assert(v4, r.file.range.prefix_len()))),
             traffic: running.map(traffic).unwrap_or_default(),
+            dns: running.map(|running| self.dns_in_short(running)),
             problems: self.all_problems(&connections),
         }
     }
@@ -374,6 +375,14 @@ impl Engine {
                 "warning",
                 obstacle.clone(),
                 "let the bridge forward in that firewall, or remove the rule",
+            );
+        }
+        if let Some(why) = self.dns_trouble() {
+            add(
+                "dns",
+                "warning",
+                format!("containers of this host cannot ask for names: {why}"),
+                "stop what has port 53 (ss -lnp sport = :53), or let it listen on its own addresses alone; --dns-address chooses another, --no-dns none",
             );
         }
         if space.lost > 0 {

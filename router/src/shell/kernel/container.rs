@@ -49,7 +49,7 @@ enum IfExists {
 pub(super) struct Configured {
     pub(super) ifindex: u32,
     pub(super) warnings: Vec<Warning>,
-    /// Default routes that were not made because the container has others.
+    /// Routes that were not made because the container has them by another interface.
     pub(super) routes_left: Vec<IpNet>,
 }
 
@@ -182,14 +182,16 @@ fn steps(ifindex: u32, spec: &AttachSpec) -> Vec<Step> {
             operation: "add route",
             object: format!("{destination}{via}"),
             family: family(*destination),
-            exists: if destination.prefix_len() == 0 {
-                IfExists::Leave(*destination)
-            } else {
-                IfExists::Fail
-            },
+            exists: if is_shared(destination) { IfExists::Leave(*destination) } else { IfExists::Fail },
         });
     }
     steps
+}
+
+/// Routes that a container's other interface may have made: the default, and to where names are served on every host.
+fn is_shared(destination: &IpNet) -> bool {
+    let to_the_link = |net: &ipnet::Ipv4Net| net.prefix_len() == 32 && net.addr().is_link_local();
+    destination.prefix_len() == 0 || matches!(destination, IpNet::V4(net) if to_the_link(net))
 }
 
 fn family(net: IpNet) -> Family {

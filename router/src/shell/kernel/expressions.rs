@@ -3,6 +3,8 @@
 //! `netlink-packet-netfilter` has the messages; the expressions that it has no type for (`ct`, `counter`, `masq`) are spelt out here with
 //! the attribute numbers of `linux/netfilter/nf_tables.h`.
 
+use std::fmt;
+
 use ipnet::IpNet;
 use netlink_packet_core::DefaultNla;
 use netlink_packet_netfilter::{
@@ -19,6 +21,8 @@ pub(super) const ACCEPT: u32 = 1;
 pub(super) const DROP: u32 = 0;
 /// Offset base of a payload match: the network header.
 const NETWORK_HEADER: u32 = 1;
+/// Offset base of a payload match: the transport header.
+const TRANSPORT_HEADER: u32 = 2;
 /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
 const RANDOM_FULLY: u32 = 1 << 4;
 
@@ -89,6 +93,42 @@ pub(super) fn address(end: End, is: Is, net: IpNet) -> Vec<Expression> {
         payload.into(),
         mask_with(length, mask),
         compare(is, network),
+    ]
+}
+
+/// A transport protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Udp,
+    Tcp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Udp => "UDP",
+            Protocol::Tcp => "TCP",
+        })
+    }
+}
+
+/// `udp dport PORT`, `tcp dport PORT`.
+pub(super) fn port(protocol: Protocol, port: u16) -> Vec<Expression> {
+    let number: u8 = match protocol {
+        Protocol::Udp => 17,
+        Protocol::Tcp => 6,
+    };
+    let payload = Expressions::Payload(vec![
+        Payload::DestinationRegister(Register::Reg1),
+        Payload::Base(TRANSPORT_HEADER),
+        Payload::Offset(2),
+        Payload::Len(2),
+    ]);
+    vec![
+        load_meta(MetaKey::L4Proto),
+        compare(Is::Equal, vec![number]),
+        payload.into(),
+        compare(Is::Equal, port.to_be_bytes().to_vec()),
     ]
 }
 

@@ -2,12 +2,17 @@
 //!
 //! | host is | fabric to host | fabric to outside | outside to fabric |
 //! |---|---|---|---|
-//! | hidden | dropped | dropped | dropped |
+//! | hidden | dropped, but for questions for names | dropped | dropped |
 //! | exposed | accepted | accepted, masqueraded | answers and published ports accepted, the rest dropped |
+//!
+//! Names are for containers and the host: the address where they are served takes questions from nowhere else. It is link-local, so only
+//! a neighbour of this host could try.
 //!
 //! Frames between two ports of the bridge are accepted always; with bridge netfilter they come by here too. Dropping from outside keeps
 //! the promise that containers are reached over sealed paths only: an exposed host forwards, and any machine beside it could otherwise
 //! route into the range in clear. The table is replaced as a whole in one transaction, so there is no moment without it.
+
+use std::net::Ipv4Addr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_netfilter::{NetfilterProtoFamily as Proto, nftables::InetHookNumber};
@@ -15,7 +20,7 @@ use rustix::io::Errno;
 
 use super::{
     error::Result,
-    expressions::{self, End, Is, Tracked, Way},
+    expressions::{self, End, Is, Protocol, Tracked, Way},
     nft::{self, Chain, Place, Rule},
     spec::Outcome,
     wire::Wire,
@@ -32,6 +37,11 @@ const FORWARD: Chain = Chain { name: "forward", kind: "filter", hook: InetHookNu
 const POSTROUTING: Chain =
     Chain { name: "postrouting", kind: "nat", hook: InetHookNumber::PostRouting, priority: 100 };
 
+/// The port of questions for names.
+const DNS: u16 = 53;
+/// The host's way to itself.
+const LOOPBACK: &str = "lo";
+
 /// What the table should say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FirewallSpec {
@@ -39,6 +49,8 @@ pub struct FirewallSpec {
     pub bridge: String,
     /// Ranges of the fabric, when the host is exposed: containers then reach outside, masqueraded. `None` while it is hidden.
     pub masquerade: Option<(Ipv4Net, Ipv6Net)>,
+    /// Where names are served, if they are.
+    pub nameserver: Option<Ipv4Addr>,
 }
 
 /// Makes the table what it should be, in one transaction.
@@ -100,6 +112,18 @@ fn wanted(spec: &FirewallSpec) -> (Vec<Chain>, Vec<Rule>) {
     let refuse = || vec![expressions::counter(), expressions::drop()];
     let accept = || vec![expressions::accept()];
     let mut rules = vec![rule(&FORWARD, format!("within {bridge}"), vec![from(), to(), accept()])];
+    let nameserver = spec.nameserver.map(|address| IpNet::V4(Ipv4Net::from(address)));
+    if let Some(net) = nameserver {
+        let there = || expressions::address(End::Destination, Is::Equal, net);
+        let not = |name: &str| expressions::interface(Way::In, Is::Different, name);
+        for protocol in [Protocol::Udp, Protocol::Tcp] {
+            let ask = expressions::port(protocol, DNS);
+            let comment = format!("{protocol} questions for names from {bridge} to {net}");
+            rules.push(rule(&INPUT, comment, vec![from(), there(), ask, accept()]));
+        }
+        let comment = format!("nobody else reaches {net} but {bridge} and the host");
+        rules.push(rule(&INPUT, comment, vec![there(), not(bridge), not(LOOPBACK), refuse()]));
+    }
     let Some((v4, v6)) = &spec.masquerade else {
         rules.extend([
             rule(&FORWARD, format!("hidden host: nothing leaves {bridge}"), vec![from(), refuse()]),
@@ -134,7 +158,10 @@ fn wanted(spec: &FirewallSpec) -> (Vec<Chain>, Vec<Rule>) {
             ],
         ));
     }
-    (vec![FORWARD, POSTROUTING], rules)
+    match nameserver {
+        Some(_) => (vec![INPUT, FORWARD, POSTROUTING], rules),
+        None => (vec![FORWARD, POSTROUTING], rules),
+    }
 }
 
 #[cfg(test)]
@@ -143,8 +170,8 @@ mod tests {
 
     use super::*;
 
-    fn check(masquerade: Option<(Ipv4Net, Ipv6Net)>, expected: &Expect) {
-        let (chains, rules) = wanted(&FirewallSpec { bridge: "weave0".to_owned(), masquerade });
+    fn check(masquerade: Option<(Ipv4Net, Ipv6Net)>, nameserver: Option<Ipv4Addr>, expected: &Expect) {
+        let (chains, rules) = wanted(&FirewallSpec { bridge: "weave0".to_owned(), masquerade, nameserver });
         let mut text = String::new();
         for chain in chains {
             text.push_str(&format!("{} ({} at {})\n", chain.name, chain.kind, chain.priority));
@@ -158,6 +185,7 @@ mod tests {
     #[test]
     fn hidden_host_lets_nothing_in_or_out() {
         check(
+            None,
             None,
             &expect![[r#"
             input (filter at 0)
@@ -175,7 +203,48 @@ mod tests {
         let ranges = ("10.32.0.1/12".parse().expect("v4"), "fd00:1:2::/64".parse().expect("v6"));
         check(
             Some(ranges),
+            None,
             &expect![[r#"
+            forward (filter at 0)
+                within weave0, 5 expressions
+                containers of weave0 reach outside, 3 expressions
+                answers to weave0, 6 expressions
+                published ports on weave0, 6 expressions
+                nothing else enters weave0 in clear, 4 expressions
+            postrouting (nat at 100)
+                masquerade 10.32.0.0/12 leaving weave0, 13 expressions
+                masquerade fd00:1:2::/64 leaving weave0, 13 expressions
+        "#]],
+        );
+    }
+
+    #[test]
+    fn questions_for_names_come_in_from_the_bridge_alone() {
+        let ranges = ("10.32.0.1/12".parse().expect("v4"), "fd00:1:2::/64".parse().expect("v6"));
+        let nameserver = Some(Ipv4Addr::new(169, 254, 67, 83));
+        check(
+            None,
+            nameserver,
+            &expect![[r#"
+            input (filter at 0)
+                UDP questions for names from weave0 to 169.254.67.83/32, 12 expressions
+                TCP questions for names from weave0 to 169.254.67.83/32, 12 expressions
+                nobody else reaches 169.254.67.83/32 but weave0 and the host, 11 expressions
+                hidden host: not reached from weave0, 4 expressions
+            forward (filter at 0)
+                within weave0, 5 expressions
+                hidden host: nothing leaves weave0, 4 expressions
+                hidden host: nothing enters weave0, 4 expressions
+        "#]],
+        );
+        check(
+            Some(ranges),
+            nameserver,
+            &expect![[r#"
+            input (filter at 0)
+                UDP questions for names from weave0 to 169.254.67.83/32, 12 expressions
+                TCP questions for names from weave0 to 169.254.67.83/32, 12 expressions
+                nobody else reaches 169.254.67.83/32 but weave0 and the host, 11 expressions
             forward (filter at 0)
                 within weave0, 5 expressions
                 containers of weave0 reach outside, 3 expressions

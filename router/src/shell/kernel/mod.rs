@@ -12,6 +12,7 @@ mod expressions;
 mod firewall;
 mod foreign;
 mod links;
+mod nameserver;
 mod netns;
 mod nft;
 mod pair;
@@ -37,6 +38,7 @@ pub use self::{
     error::{KernelError, Result, Side},
     firewall::{FirewallSpec, TABLE as FIREWALL_TABLE},
     foreign::Exposure,
+    nameserver::NameserverSpec,
     netns::Netns,
     pair::{PairSpec, Paired},
     spec::{
@@ -166,6 +168,12 @@ impl Kernel {
         route_job("address", move |wire| bridge::set_host_address(wire, &name, address)).await
     }
 
+    /// Gives the bridge the address at which names are served, and the way back to whoever asks there; or takes it away.
+    pub async fn ensure_nameserver(&self, spec: Option<NameserverSpec>) -> Result<Outcome> {
+        let name = self.bridge.clone();
+        route_job("nameserver", move |wire| nameserver::ensure(wire, &name, spec)).await
+    }
+
     /// Makes our own nftables table what it should be, in one transaction.
     pub async fn ensure_firewall(&self, spec: FirewallSpec) -> Result<Outcome> {
         self.nft_job("firewall", move |wire| firewall::ensure(wire, &spec)).await
@@ -216,6 +224,7 @@ impl Kernel {
         let mut errors = Vec::new();
         errors.extend(self.nft_job("forward", foreign::remove).await.err());
         errors.extend(self.remove_firewall().await.err());
+        errors.extend(route_job("nameserver", nameserver::remove).await.err());
         let name = self.bridge.clone();
         match route_job("ports", move |wire| ports_to_reset(wire, &name)).await {
             Ok(ports) => {

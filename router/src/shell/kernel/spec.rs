@@ -125,7 +125,7 @@ pub struct Attached {
     pub host_ifindex: u32,
     /// Index of the container's end, in the container.
     pub container_ifindex: u32,
-    /// Default routes that were not made because the container has others.
+    /// Routes that were not made because the container has them by another interface.
     pub routes_left: Vec<IpNet>,
     /// Settings that could not be made.
     pub warnings: Vec<Warning>,

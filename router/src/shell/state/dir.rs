@@ -51,9 +51,21 @@ pub struct FabricFile {
     /// Whether the host was hidden although containers still have its address as their gateway.
     #[serde(default)]
     pub hidden: bool,
+    /// Names that somebody added by hand.
+    #[serde(default)]
+    pub names: Vec<AddedName>,
     /// Where peers were last seen, so that a restart needs no target.
     #[serde(default)]
     pub known: Vec<KnownPeer>,
+}
+
+/// A name that somebody added by hand.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddedName {
+    /// Without the domain.
+    pub name: crate::core::names::DnsName,
+    /// What it stands for.
+    pub addresses: Vec<std::net::IpAddr>,
 }
 
 /// A peer that was seen.
@@ -76,6 +88,9 @@ pub struct Kept {
     /// The request that made it, so that its author can undo it and nothing else.
     #[serde(default)]
     pub attempt: Option<String>,
+    /// What its names stand for, where that is not all of its addresses: Docker may leave one out.
+    #[serde(default)]
+    pub named: Vec<std::net::IpAddr>,
 }
 
 /// One line of `attachments.journal`.

@@ -94,7 +94,11 @@ impl World {
 
 impl Fabric for World {
     async fn ranges(&self) -> Result<Ranges, ApiError> {
-        Ok(Ranges { v4: "10.40.0.0/16".parse().expect("v4"), v6: "fd01:2:3::/64".parse().expect("v6") })
+        Ok(Ranges {
+            v4: "10.40.0.0/16".parse().expect("v4"),
+            v6: "fd01:2:3::/64".parse().expect("v6"),
+            nameserver: Some(Ipv4Addr::new(169, 254, 67, 83)),
+        })
     }
 
     async fn lease(&self, holder: &str, wish: Wish) -> Result<Ipv4Addr, ApiError> {
