@@ -129,7 +129,19 @@ impl Container {
     /// # Errors
     /// When it fails or the answer holds no addresses.
     pub fn cni_add(&mut self) -> Result<CniOutcome> {
-        let outcome = self.call("ADD").run(&self.host)?.success("ADD")?;
+        self.add(self.call("ADD"))
+    }
+
+    /// The same with `CNI_ARGS`, in which runtimes say what a pod is called.
+    ///
+    /// # Errors
+    /// See above.
+    pub fn cni_add_with(&mut self, args: &str) -> Result<CniOutcome> {
+        self.add(CniCall { args: Some(args.to_owned()), ..self.call("ADD") })
+    }
+
+    fn add(&mut self, call: CniCall) -> Result<CniOutcome> {
+        let outcome = call.run(&self.host)?.success("ADD")?;
         let found: Vec<IpAddr> = outcome.addresses();
         self.address = found.iter().find_map(|ip| if let IpAddr::V4(v4) = ip { Some(*v4) } else { None });
         self.address6 = found.iter().find_map(|ip| if let IpAddr::V6(v6) = ip { Some(*v6) } else { None });

@@ -19,6 +19,7 @@ mod fleet;
 mod frames;
 mod lab_itself;
 mod lease;
+mod names;
 mod ownership;
 mod reclaim;
 mod restart;

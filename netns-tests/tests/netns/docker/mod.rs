@@ -3,6 +3,7 @@
 mod life;
 mod many;
 mod named;
+mod names;
 mod replay;
 mod support;
 mod swarm;
