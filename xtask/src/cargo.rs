@@ -51,10 +51,35 @@ pub(crate) fn metadata() -> Result<serde_json::Value> {
     serde_json::from_slice(&output.stdout).context("`cargo metadata` answered no JSON")
 }
 
-/// Builds what the lab runs, optimised, and answers the folder.
-pub(crate) fn build_programs() -> Result<PathBuf> {
-    run(&["build", "--release", "--locked", "-p", "router", "-p", "weavectl", "-p", "cni-plugin"])?;
-    Ok(target_dir()?.join("release"))
+/// What programs are built for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Build {
+    /// To be installed and measured.
+    Shipped,
+    /// To be tested: optimised, and with all assertions. The simulator is built so too, so that the two share what they depend on.
+    Checked,
+}
+
+impl Build {
+    /// Cargo's profile.
+    pub(crate) fn profile(self) -> &'static str {
+        match self {
+            Self::Shipped => "release",
+            Self::Checked => "sim",
+        }
+    }
+}
+
+/// Builds what the lab runs, and answers the folder.
+pub(crate) fn build_programs(build: Build) -> Result<PathBuf> {
+    let profile = build.profile();
+    run(&["build", "--profile", profile, "--locked", "-p", "router", "-p", "weavectl", "-p", "cni-plugin"])?;
+    folder_of(build)
+}
+
+/// Where cargo puts programs.
+pub(crate) fn folder_of(build: Build) -> Result<PathBuf> {
+    Ok(target_dir()?.join(build.profile()))
 }
 
 /// Runs cargo with its output shown.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::cargo;
+use crate::cargo::{self, Build};
 use crate::ui::Ui;
 
 /// Largest plugin: it is loaded anew for each container, and copied to each host.
@@ -23,7 +23,7 @@ pub(crate) struct Args {}
 
 /// The command.
 pub(crate) fn run(_args: &Args, ui: &Ui) -> Result<()> {
-    let programs = cargo::build_programs()?;
+    let programs = cargo::build_programs(Build::Shipped)?;
     let folder = cargo::target_dir()?.join("dist");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
     let plugin = static_plugin()?;

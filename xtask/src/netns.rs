@@ -1,8 +1,10 @@
 //! `cargo xtask netns`: the black-box tests with programs that were just built.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 
-use crate::cargo::{self, Counts};
+use crate::cargo::{self, Build, Counts};
 use crate::setup;
 use crate::steps::Steps;
 use crate::tools::Need;
@@ -32,9 +34,14 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Result<()> {
     lab::require_root()?;
     setup::ensure(&[Need::Build, Need::Lab], ui)?;
     let mut steps = Steps::new(ui);
-    steps.run("programs, optimised", || cargo::build_programs().map(|_| Counts::default()));
+    steps.run("programs under test", || programs().map(|_| Counts::default()));
     steps.run("black-box tests in namespaces", || test(args));
     steps.finish()
+}
+
+/// Builds the programs, and answers their folder.
+pub(crate) fn programs() -> Result<PathBuf> {
+    cargo::build_programs(Build::Checked)
 }
 
 /// Runs the tests; the programs have been built.
@@ -59,6 +66,6 @@ pub(crate) fn test(args: &Args) -> Result<Counts> {
     }
     command.arg(format!("--test-threads={THREADS}"));
     command.env("WEAVE_DOCKER_PLUGIN", crate::docker_plugin::build()?);
-    command.env("WEAVE_BIN_DIR", cargo::target_dir()?.join("release"));
+    command.env("WEAVE_BIN_DIR", cargo::folder_of(Build::Checked)?);
     cargo::test(&mut command)
 }

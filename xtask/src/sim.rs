@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::cargo;
+use crate::cargo::{self, Build};
 use crate::ui::Ui;
 
 /// Seeds of a short round: some seconds on two cores.
@@ -31,7 +31,17 @@ pub(crate) fn short_round() -> Result<()> {
 }
 
 fn simulate(args: &[String]) -> Result<()> {
-    let mut words = vec!["run", "--quiet", "--locked", "--profile", "sim", "-p", "sim", "--bin", "weave-sim"];
+    let mut words = vec![
+        "run",
+        "--quiet",
+        "--locked",
+        "--profile",
+        Build::Checked.profile(),
+        "-p",
+        "sim",
+        "--bin",
+        "weave-sim",
+    ];
     if args.iter().any(|arg| arg == PLANTED) {
         // Beside the others, so that no build is replaced by one with bugs.
         words.extend(["--features", "planted,simulated", "--target-dir", "target/planted", "--"]);

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: everything that must hold before a change lands.
 //!
-//! Each profile is built once: lints, tests and the harness in `dev`, the programs under test in `release`.
+//! Each profile is built once: lints, tests and the harness in `dev`, the simulator and the programs under test in `sim`.
 
 use anyhow::{Result, bail};
 
@@ -26,7 +26,7 @@ pub(crate) fn run(ui: &Ui) -> Result<()> {
     steps.run("benchmarks, each once", || benches_once().map(nothing_counted));
     steps.run("simulation, a short round", || sim::short_round().map(nothing_counted));
     steps.run("kernel tests of the router", kernel_tests);
-    steps.run("programs, optimised", || cargo::build_programs().map(drop).map(nothing_counted));
+    steps.run("programs under test", || netns::programs().map(drop).map(nothing_counted));
     steps.run("plugin, static and small", || dist::static_plugin().map(drop).map(nothing_counted));
     steps.run("black-box tests in namespaces", || netns::test(&netns::Args::default()));
     steps.run("benchmark, a short round", || bench::check(ui).map(nothing_counted));

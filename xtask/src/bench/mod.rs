@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::cargo;
+use crate::cargo::{self, Build};
 use crate::setup;
 use crate::tools::Need;
 use crate::ui::Ui;
@@ -111,7 +111,7 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Result<()> {
         // A rival that is absent is reported as that.
         setup::ensure(&[Need::Rivals], ui).unwrap_or_else(|error| ui.say(format!("{error:#}")));
     }
-    cargo::build_programs()?;
+    cargo::build_programs(Build::Shipped)?;
     let programs = Programs::prepare(&work.datapaths, args.before.as_deref(), ui);
     let (start, machine) = (Instant::now(), Machine::this());
     let reports = work.run(&programs, &machine, ui, |report| match args.json {
@@ -140,11 +140,13 @@ pub(crate) fn check(ui: &Ui) -> Result<()> {
         runs: 1,
         seconds: 1,
         wires: vec![Wire::LossyLittle],
-        datapaths: vec![Datapath::Vxlan, Datapath::WeaveChacha],
+        datapaths: vec![Datapath::Vxlan, Datapath::WeaveBefore],
         groups: vec![Group::Latency, Group::Tcp1, Group::Short, Group::Udp],
         out: cargo::target_dir()?.join("xtask/bench-check"),
     };
-    let programs = Programs::prepare(&work.datapaths, None, ui);
+    // Those that the tests have built already.
+    let ours = cargo::folder_of(Build::Checked)?;
+    let programs = Programs::prepare(&work.datapaths, Some(&ours), ui);
     let machine = Machine::this();
     let reports = work.run(&programs, &machine, ui, |report| print(report, &machine, ui))?;
     let wanted = [

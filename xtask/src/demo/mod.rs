@@ -10,7 +10,7 @@ mod story;
 use anyhow::{Result, bail};
 use lab::Lab;
 
-use crate::cargo;
+use crate::cargo::{self, Build};
 use crate::setup;
 use crate::tools::Need;
 use crate::ui::Ui;
@@ -44,7 +44,7 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Result<()> {
     ui.chapter("Building");
     setup::ensure(&[Need::Build, Need::Lab], ui)?;
     ui.command("cargo build --release -p router -p weavectl -p cni-plugin");
-    cargo::build_programs()?;
+    cargo::build_programs(Build::Shipped)?;
 
     let mut story = Story::new(ui);
     ui.chapter(format!("{HOSTS} hosts, each a network namespace, on one switch"));
