@@ -277,8 +277,12 @@ impl Node {
             Kind::PEER => self.publish_self(now),
             Kind::ENDPOINT => {
                 let mac = <[u8; 6]>::try_from(key.name.as_slice()).map(crate::core::mac::Mac);
-                if let Some(advert) = mac.ok().and_then(|mac| self.local.get(&mac)) {
-                    self.publish(key.clone(), advert.emit(), now);
+                match mac.ok().and_then(|mac| self.local.get(&mac)) {
+                    Some(advert) => self.publish(key.clone(), advert.emit(), now),
+                    // Its container went when this router could not say so any more; others would send to it until the grace is over.
+                    None if self.is_given_back(key, value) => self.gossip.withdraw(key, now),
+                    // Perhaps a device that somebody put on the bridge: it will be heard again.
+                    None => {}
                 }
             }
             Kind::NAMES => {
@@ -293,6 +297,13 @@ impl Node {
             // Of a newer version of this program; gossip looks after adjacency itself.
             _ => {}
         }
+    }
+
+    /// Whether an endpoint of an earlier boot has an address that nobody holds here any more.
+    fn is_given_back(&self, key: &RecordKey, value: &[u8]) -> bool {
+        let advert = EndpointAdvert::parse(&key.name, value).ok();
+        let address = advert.and_then(|(_, advert)| advert.v4).filter(|v4| self.config.range.contains(v4));
+        address.is_some_and(|address| !self.leases().any(|(_, leased)| leased == address))
     }
 
     fn on_peer_record(&mut self, origin: PeerId, value: Option<&[u8]>, now: Instant) {

@@ -206,6 +206,30 @@ fn joiner_gets_an_address_and_its_endpoint_reaches_the_founder() {
     assert_eq!(world.host(0).node.locate(b.into()), Some(me));
 }
 
+/// The router dies between the durable release and the word of it: the others hear it from the next start as soon as records are compared.
+#[test]
+fn container_that_went_with_its_router_is_not_announced_for_long() {
+    let mut world = World::new(2, 1, 0);
+    world.run(Duration::from_secs(2));
+    world.allocate(1, 1, "b");
+    world.run(Duration::from_secs(2));
+    let address = world.leased(1, 1);
+    let (now, mac) = (world.now, Mac::of_container(address));
+    let advert = EndpointAdvert { v4: Some(address), v6: None, name: None };
+    world.host(1).node.announce(mac, advert, now);
+    world.run(Duration::from_secs(1));
+    assert!(world.host(0).table.contains_key(&mac));
+    world.loss_percent = 100;
+    world.host(1).node.retract(mac, now);
+    let released = world.host(1).node.release(&Owner("b".to_owned()), ipam::Rest::Used, now);
+    assert_eq!(released, [address]);
+    world.turn(1);
+    world.crash(1);
+    world.loss_percent = 0;
+    world.run(Duration::from_secs(12));
+    assert!(!world.host(0).table.contains_key(&mac), "still announced");
+}
+
 #[test]
 fn no_address_is_leased_twice_under_loss_and_crashes() {
     for seed in 1..=3 {
