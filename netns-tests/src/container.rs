@@ -1,7 +1,9 @@
 //! A container: a namespace that the CNI plugin is run for, exactly as a runtime would run it.
 
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -188,6 +190,29 @@ impl CniCall {
     /// # Errors
     /// When it cannot be run, hangs, or writes something else than JSON.
     pub fn run(&self, host: &Host) -> Result<CniOutcome> {
+        let output = host.ns().run(&mut self.command(host), self.config.as_bytes(), CNI_LIMIT)?;
+        let text = output.stdout.trim();
+        let answer = if text.is_empty() { Ok(Value::Null) } else { serde_json::from_str(text) };
+        let answer =
+            answer.with_context(|| format!("weave-cni answered something else than JSON: {text}"))?;
+        Ok(CniOutcome { code: output.code, answer, stderr: output.stderr, elapsed: output.elapsed })
+    }
+
+    /// Runs the plugin and kills it after a while, as a runtime that dies or loses its patience does.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn cut(&self, host: &Host, after: Duration) -> Result<()> {
+        let mut command = self.command(host);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = host.ns().spawn(&mut command)?;
+        // It may have ended already without reading all of it.
+        let _closed = child.stdin.take().map(|mut stdin| stdin.write_all(self.config.as_bytes()));
+        thread::sleep(after);
+        child.kill().and_then(|()| child.wait()).context("cannot kill the plugin").map(drop)
+    }
+
+    fn command(&self, host: &Host) -> Command {
         let program = &host.programs().weave_cni;
         let folder = program.parent().unwrap_or(program);
         let mut command = Command::new(program);
@@ -204,12 +229,7 @@ impl CniCall {
                 command.env(name, value);
             }
         }
-        let output = host.ns().run(&mut command, self.config.as_bytes(), CNI_LIMIT)?;
-        let text = output.stdout.trim();
-        let answer = if text.is_empty() { Ok(Value::Null) } else { serde_json::from_str(text) };
-        let answer =
-            answer.with_context(|| format!("weave-cni answered something else than JSON: {text}"))?;
-        Ok(CniOutcome { code: output.code, answer, stderr: output.stderr, elapsed: output.elapsed })
+        command
     }
 }
 

@@ -35,6 +35,7 @@ mod udp;
 mod usage;
 mod views;
 mod wait;
+mod walk;
 mod wire;
 
 pub use arguments::numbers;
@@ -65,4 +66,5 @@ pub use udp::{Lockstep, LockstepReport, Pace, Stream, StreamReport};
 pub use usage::{MachineTime, Usage};
 pub use views::{View, Views};
 pub use wait::{POLL, until};
+pub use walk::Walk;
 pub use wire::{Segments, Wire};

@@ -4,6 +4,7 @@
 //! where it cannot run.
 
 mod attach;
+mod callers;
 mod capture;
 mod chain;
 mod cipher;
@@ -18,6 +19,7 @@ mod firewall;
 mod fleet;
 mod frames;
 mod lab_itself;
+mod leaks;
 mod lease;
 mod names;
 mod ownership;
