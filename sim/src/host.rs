@@ -6,6 +6,8 @@
 mod adopt;
 mod flow;
 
+pub(crate) use flow::{is_named, name_of};
+
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;

@@ -1,7 +1,8 @@
 //! The end of a life: faults stop, operators put right what only they can, and all views have to become the same.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use gossip::{MemberState, PeerId};
@@ -11,6 +12,7 @@ use router::core::mac::Mac;
 use super::operator::Order;
 use super::{What, World};
 use crate::history::Subject;
+use crate::host::{is_named, name_of};
 use crate::model::{Check, Failure, Fate, run};
 
 /// Time before the operators look: removals and deaths have spread.
@@ -166,7 +168,8 @@ impl World {
         self.compare_membership(&members)?;
         self.check_future(&members).map_err(Difference::from)?;
         self.compare_blocks(&members)?;
-        self.compare_tables(&members)
+        self.compare_tables(&members)?;
+        self.compare_names(&members)
     }
 
     fn compare_membership(&self, members: &[u16]) -> Result<(), Difference> {
@@ -305,6 +308,32 @@ impl World {
                 );
                 let subject = Subject::Address(address);
                 return Err(Difference { check: Check::Converged, text, subject });
+            }
+        }
+        Ok(())
+    }
+
+    /// Every router finds every named container, and nothing else.
+    fn compare_names(&self, members: &[u16]) -> Result<(), Difference> {
+        let routers =
+            members.iter().filter_map(|host| Some((*host, self.hosts[usize::from(*host)].router.as_ref()?)));
+        let attached = routers.clone().flat_map(|(_, router)| &router.attachments);
+        let wanted: BTreeSet<(String, IpAddr)> = attached
+            .filter(|(container, address)| is_named(**container) && !self.model.is_tainted(**address))
+            .map(|(container, address)| (name_of(*container), (*address).into()))
+            .collect();
+        for (host, router) in routers {
+            let index = router.node.names();
+            let index = index.read().unwrap_or_else(PoisonError::into_inner);
+            let found: BTreeSet<(String, IpAddr)> = index
+                .entries()
+                .flat_map(|(name, _, addresses)| addresses.iter().map(|at| (name.to_string(), *at)))
+                .filter(|(_, at)| !matches!(at, IpAddr::V4(at) if self.model.is_tainted(*at)))
+                .collect();
+            if found != wanted {
+                let odd = found.symmetric_difference(&wanted).next();
+                let text = format!("host {host} and the containers differ about the name {odd:?}");
+                return different(Check::Converged, text);
             }
         }
         Ok(())

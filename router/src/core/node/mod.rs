@@ -413,7 +413,8 @@ impl Node {
         self.pump(now);
     }
 
-    /// Somebody of this host, or the host itself, is found by these names: tell everybody, in place of what was told before.
+    /// Somebody of this host, or the host itself, is found by these names: tell everybody, in place of what was told before. After a
+    /// restart before any datagram is handled, or what is still meant may be withdrawn for a moment.
     pub fn name(&mut self, owner: &NameOwner, said: Said, now: Instant) {
         let record = owner.record_name();
         self.publish(RecordKey::new(Kind::NAMES, record.clone()), said.emit(), now);

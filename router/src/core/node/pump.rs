@@ -285,11 +285,12 @@ impl Node {
                     None => {}
                 }
             }
-            Kind::NAMES => {
-                if let Some(said) = self.local_names.get(&key.name) {
-                    self.publish(key.clone(), said.emit(), now);
-                }
-            }
+            // A shell says all names that it remembers before it lets anything be heard, so what is not among them ended while this
+            // router was down: others must not wait until gossip retires it.
+            Kind::NAMES => match self.local_names.get(&key.name) {
+                Some(said) => self.publish(key.clone(), said.emit(), now),
+                None => self.gossip.withdraw(key, now),
+            },
             Kind::BLOCK | Kind::FREE_SPACE | Kind::REMOVAL => {
                 self.tell_ipam(self.me, key, Some(value), now);
                 self.ipam.publish_again(key);

@@ -10,6 +10,7 @@ use ipnet::Ipv4Net;
 
 use super::*;
 use crate::core::fabric::Secret;
+use crate::core::names::Found;
 
 const STEP: Duration = Duration::from_millis(5);
 const LATENCY: Duration = Duration::from_millis(10);
@@ -44,6 +45,8 @@ struct World {
     dice: Dice,
     loss_percent: u64,
     hosts: Vec<Option<Host>>,
+    /// Between these nothing passes.
+    cut: Vec<[usize; 2]>,
     wire: VecDeque<(Instant, usize, SocketAddr, Vec<u8>)>,
 }
 
@@ -83,8 +86,14 @@ impl World {
     /// `count` hosts; the first creates the fabric, the others dial it.
     fn new(count: usize, seed: u64, loss_percent: u64) -> World {
         let now = Instant::now();
-        let mut world =
-            World { now, dice: Dice(seed | 1), loss_percent, hosts: Vec::new(), wire: VecDeque::new() };
+        let mut world = World {
+            now,
+            dice: Dice(seed | 1),
+            loss_percent,
+            hosts: Vec::new(),
+            cut: Vec::new(),
+            wire: VecDeque::new(),
+        };
         for host in 0..count {
             world.hosts.push(None);
             world.start(host, Vec::new(), 1);
@@ -157,7 +166,9 @@ impl World {
                 Output::Transmit(to, datagram) => {
                     let lost = self.dice.roll(100) < self.loss_percent;
                     let target = (0..count).find(|other| address(*other) == to);
-                    if let (false, Some(target)) = (lost, target) {
+                    let cut =
+                        |other| self.cut.iter().any(|pair| pair.contains(&index) && pair.contains(&other));
+                    if let (false, Some(target)) = (lost, target.filter(|target| !cut(*target))) {
                         let bytes = datagram.as_bytes().to_vec();
                         self.wire.push_back((now + LATENCY, target, address(index), bytes));
                     }
@@ -179,6 +190,13 @@ impl World {
         let owner = Owner(holder.to_owned());
         let deadline = now + Duration::from_secs(5);
         self.host(host).node.allocate(Ticket(ticket), owner, Want::Any, deadline, now);
+    }
+
+    /// What a host knows of a name.
+    fn found(&mut self, host: usize, name: &str) -> Found {
+        let names = self.host(host).node.names();
+        let names = names.read().expect("nobody panicked");
+        names.find(&name.parse().expect("name"))
     }
 
     fn leased(&mut self, host: usize, ticket: u64) -> Ipv4Addr {
@@ -337,4 +355,65 @@ fn removed_peer_that_comes_back_gives_up_its_blocks_and_is_refused() {
     assert_eq!(world.host(2).node.ipam_summary().owned, 0);
     world.run(Duration::from_secs(20));
     assert!(world.host(0).node.sessions().address(gone).is_none(), "the door is closed");
+}
+
+fn said(name: &str, address: Ipv4Addr) -> Said {
+    Said::new([name.parse().expect("name")], [address.into()]).expect("fits")
+}
+
+#[test]
+fn stale_peer_brings_no_name_back() {
+    let mut world = World::new(3, 9, 0);
+    world.run(Duration::from_secs(3));
+    let at = Ipv4Addr::new(10, 32, 0, 9);
+    let owner = NameOwner::Endpoint(Mac::of_container(at));
+    let now = world.now;
+    world.host(1).node.name(&owner, said("web", at), now);
+    world.run(Duration::from_secs(1));
+    for host in 0..3 {
+        assert_eq!(world.found(host, "web"), Found::Addresses(vec![at.into()]), "host {host}");
+    }
+    // The third hears no more, while the second restarts without the container.
+    world.cut = vec![[0, 2], [1, 2]];
+    world.run(Duration::from_secs(1));
+    world.crash(1);
+    world.run(Duration::from_secs(40));
+    assert_eq!(world.found(0, "web"), Found::Nothing);
+    assert_eq!(world.found(2, "web"), Found::Nothing, "its host is dead to the third");
+    // First to the third and its memory alone, then to all.
+    world.cut = vec![[0, 1], [0, 2]];
+    world.run(Duration::from_secs(10));
+    assert_eq!([world.found(1, "web"), world.found(2, "web")], [Found::Nothing, Found::Nothing]);
+    world.cut.clear();
+    world.run(Duration::from_secs(20));
+    for host in 0..3 {
+        assert_eq!(world.found(host, "web"), Found::Nothing, "host {host}");
+    }
+}
+
+#[test]
+fn names_go_with_their_host_and_come_back_with_it() {
+    let mut world = World::new(2, 10, 0);
+    world.run(Duration::from_secs(2));
+    let at = Ipv4Addr::new(10, 32, 0, 9);
+    let (kept, lost) =
+        (NameOwner::Endpoint(Mac::of_container(at)), NameOwner::Operator("db".parse().expect("name")));
+    let now = world.now;
+    world.host(1).node.name(&kept, said("web", at), now);
+    world.host(1).node.name(&lost, said("db", at), now);
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.found(0, "db"), Found::Addresses(vec![at.into()]));
+    let disk = world.hosts[1].take().expect("it ran").disk;
+    world.run(Duration::from_secs(20));
+    assert_eq!(world.found(0, "web"), Found::Nothing);
+    world.start(1, disk, 2);
+    let now = world.now;
+    world.host(1).node.name(&kept, said("web", at), now);
+    world.run(Duration::from_secs(5));
+    assert_eq!(world.found(0, "web"), Found::Addresses(vec![at.into()]));
+    assert_eq!(world.found(0, "db"), Found::Nothing, "it was not said again");
+    let now = world.now;
+    world.host(1).node.leave(now);
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.found(0, "web"), Found::Nothing);
 }
