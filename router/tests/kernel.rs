@@ -22,7 +22,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use router::datapath::{Queues, TapDevice};
 use router::shell::kernel::{
     AttachSpec, BridgeSpec, Detached, Exposure, FirewallSpec, Kernel, KernelError, KernelEvent, MAX_ROUTES,
-    Netns, Outcome, PeerEnd, Side,
+    NameserverSpec, Netns, Outcome, PeerEnd, Side,
 };
 
 /// Name of the bridge in every test.
@@ -487,6 +487,43 @@ fn exposed_host_masquerades_and_hidden_host_is_not_reached() {
         assert_eq!(kernel.remove_firewall().await.expect("remove"), Outcome::Adjusted);
         assert_eq!(kernel.remove_firewall().await.expect("remove"), Outcome::AsWanted);
         assert!(!lab.host("nft", &["list", "ruleset"]).contains("weave"));
+    });
+}
+
+#[test]
+fn nameserver_is_found_and_leaves_the_host_apart() {
+    lab(async |lab| {
+        let kernel = lab.bridged().await;
+        let a = lab.container();
+        kernel.attach(spec(1, &a)).await.expect("attach");
+        let address = std::net::Ipv4Addr::new(169, 254, 67, 83);
+        let wanted =
+            |address| Some(NameserverSpec { address, range: "10.32.0.0/12".parse().expect("range") });
+        assert_eq!(kernel.ensure_nameserver(wanted(address)).await.expect("made"), Outcome::Adjusted);
+        assert_eq!(kernel.ensure_nameserver(wanted(address)).await.expect("is"), Outcome::AsWanted);
+        let firewall =
+            || FirewallSpec { bridge: BRIDGE.to_owned(), masquerade: None, nameserver: Some(address) };
+        assert_eq!(kernel.ensure_firewall(firewall()).await.expect("firewall"), Outcome::Created);
+        assert_eq!(kernel.ensure_firewall(firewall()).await.expect("firewall"), Outcome::AsWanted);
+        // Its answers go to the bridge, what the host says otherwise does not.
+        assert!(lab.host("ip", &["route", "get", "10.32.0.1", "from", "169.254.67.83"]).contains(BRIDGE));
+        assert!(!lab.host("ip", &["route", "show"]).contains("10.32.0.0/12"));
+        // No address of the fabric goes because of it, and it goes for none.
+        expose(&kernel).await;
+        assert_eq!(kernel.ensure_nameserver(wanted(address)).await.expect("is"), Outcome::AsWanted);
+        let shown = lab.host("ip", &["address", "show", BRIDGE]);
+        assert!(shown.contains("10.32.0.254/12") && shown.contains("169.254.67.83/32 scope link"), "{shown}");
+        // Another one takes its place, and nothing of it stays.
+        let other = std::net::Ipv4Addr::new(169, 254, 67, 84);
+        assert_eq!(kernel.ensure_nameserver(wanted(other)).await.expect("changed"), Outcome::Adjusted);
+        assert!(!lab.host("ip", &["rule"]).contains("169.254.67.83"));
+        assert_eq!(kernel.ensure_nameserver(None).await.expect("gone"), Outcome::Adjusted);
+        assert_eq!(kernel.ensure_nameserver(None).await.expect("is gone"), Outcome::AsWanted);
+        let shown = lab.host("ip", &["address", "show", BRIDGE]);
+        assert!(shown.contains("10.32.0.254/12") && !shown.contains("169.254"), "{shown}");
+        kernel.ensure_nameserver(wanted(address)).await.expect("made");
+        assert_eq!(kernel.reset().await.len(), 0);
+        assert!(!lab.host("ip", &["rule"]).contains("6783"));
     });
 }
 

@@ -27,6 +27,8 @@ pub enum Fate {
     Refused,
     /// Did not parse as a question, and got an error.
     Malformed,
+    /// One client asks more often than it is heard: dropped in silence.
+    TooOften,
     /// No question at all, or too short for an answer: dropped in silence.
     NotAQuestion,
     /// A TCP connection beyond what is served at once: closed.
@@ -37,7 +39,7 @@ pub enum Fate {
 
 impl Fate {
     /// All of them, in order.
-    pub const ALL: [Fate; 14] = [
+    pub const ALL: [Fate; 15] = [
         Fate::Answered,
         Fate::NoData,
         Fate::NoSuchName,
@@ -49,6 +51,7 @@ impl Fate {
         Fate::ClientBusy,
         Fate::Refused,
         Fate::Malformed,
+        Fate::TooOften,
         Fate::NotAQuestion,
         Fate::TooManyConnections,
         Fate::Stray,
@@ -68,6 +71,7 @@ impl Fate {
             Fate::ClientBusy => "client-busy",
             Fate::Refused => "refused",
             Fate::Malformed => "malformed",
+            Fate::TooOften => "too-often",
             Fate::NotAQuestion => "not-a-question",
             Fate::TooManyConnections => "too-many-connections",
             Fate::Stray => "stray-answer",

@@ -68,6 +68,13 @@ impl Forwarder {
         known.inspect(|_| self.counters.add(Fate::Cached))
     }
 
+    /// What is answered at once for want of room.
+    pub(super) fn too_much(&self, client: IpAddr) -> Option<Reply> {
+        let fate = lock(&self.work).room_for(client).err()?;
+        self.counters.add(fate);
+        Some(Reply::bare(ResponseCode::ServFail))
+    }
+
     /// Asks, if there is room for it. Always comes to a reply.
     pub(super) async fn ask(&self, question: &Question, client: IpAddr) -> Reply {
         let servers = self.upstreams.servers(Instant::now());
@@ -126,18 +133,22 @@ impl Forwarder {
 
     fn enter(&self, question: &Question, client: IpAddr) -> Result<(Place<'_>, Arc<OnceCell<Reply>>), Fate> {
         let mut work = lock(&self.work);
-        if work.questions >= MAX_UNDER_WAY {
-            return Err(Fate::Busy);
-        }
-        let of_client = work.clients.entry(client).or_default();
-        if *of_client >= MAX_OF_CLIENT {
-            return Err(Fate::ClientBusy);
-        }
-        *of_client += 1;
+        work.room_for(client)?;
+        *work.clients.entry(client).or_default() += 1;
         work.questions += 1;
         let key = Key::of(question);
         let cell = Arc::clone(work.pending.entry(key.clone()).or_default());
         Ok((Place { work: &self.work, client, key }, cell))
+    }
+}
+
+impl Work {
+    fn room_for(&self, client: IpAddr) -> Result<(), Fate> {
+        match self.clients.get(&client) {
+            _ if self.questions >= MAX_UNDER_WAY => Err(Fate::Busy),
+            Some(questions) if *questions >= MAX_OF_CLIENT => Err(Fate::ClientBusy),
+            Some(_) | None => Ok(()),
+        }
     }
 }
 

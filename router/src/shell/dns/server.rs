@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::ResponseCode;
+use rustix::net::sockopt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
@@ -14,6 +15,7 @@ use super::PORT;
 use super::counters::{Counters, Fate};
 use super::forward::Forwarder;
 use super::message::{Authority, MAX_QUESTION, NoQuestion, Question, Reply, Transport, Wrong};
+use super::rates::Rates;
 use super::zone::{Verdict, Zone};
 use crate::core::names::SharedNames;
 use crate::shell::random;
@@ -26,6 +28,8 @@ const MAX_CONNECTIONS_OF_CLIENT: usize = 16;
 const IDLE: Duration = Duration::from_secs(10);
 /// Questions of one connection, after which its client makes another, so that none is there for ever.
 const MAX_QUESTIONS: usize = 1000;
+/// Bytes of questions that may wait: some thousand, as the kernel counts them; hundreds of containers that start at once ask at once.
+const RECEIVE_BUFFER: usize = 4 << 20;
 /// Pause after a system call failed for want of memory or descriptors.
 const BREATH: Duration = Duration::from_millis(50);
 
@@ -36,6 +40,7 @@ pub(super) struct Server {
     pub(super) forwarder: Forwarder,
     pub(super) counters: Arc<Counters>,
     connections: Mutex<HashMap<IpAddr, usize>>,
+    rates: Mutex<Rates>,
 }
 
 /// Both sockets.
@@ -47,10 +52,12 @@ pub(super) struct Sockets {
 impl Sockets {
     /// Binds them.
     pub(super) async fn bind(address: Ipv4Addr) -> io::Result<Sockets> {
-        Ok(Sockets {
-            udp: UdpSocket::bind((address, PORT)).await?,
-            tcp: TcpListener::bind((address, PORT)).await?,
-        })
+        let udp = UdpSocket::bind((address, PORT)).await?;
+        // Without it bursts are cut at the usual size, and answers come all the same.
+        if let Err(error) = sockopt::set_socket_recv_buffer_size_force(&udp, RECEIVE_BUFFER) {
+            tracing::debug!(%error, "the socket for questions keeps its buffer");
+        }
+        Ok(Sockets { udp, tcp: TcpListener::bind((address, PORT)).await? })
     }
 }
 
@@ -68,7 +75,7 @@ impl Server {
         forwarder: Forwarder,
         counters: Arc<Counters>,
     ) -> Server {
-        Server { zone, names, forwarder, counters, connections: Mutex::default() }
+        Server { zone, names, forwarder, counters, connections: Mutex::default(), rates: Mutex::default() }
     }
 
     /// Serves until it is dropped.
@@ -88,12 +95,19 @@ impl Server {
                     continue;
                 }
             };
+            if !self.is_heard(from.ip()) {
+                self.counters.add(Fate::TooOften);
+                continue;
+            }
             match self.take(&buffer[..length], Transport::Udp) {
                 Next::Drop => {}
                 Next::Write(bytes) => send(&socket, &bytes, from).await,
                 Next::Ask(question) => {
+                    if let Some(reply) = self.forwarder.too_much(from.ip()) {
+                        send(&socket, &question.write(&reply, Transport::Udp), from).await;
+                        continue;
+                    }
                     let (this, socket) = (Arc::clone(self), Arc::clone(&socket));
-                    // The forwarder bounds how many of these do more than say that there are too many.
                     tokio::spawn(async move {
                         let reply = this.forwarder.ask(&question, from.ip()).await;
                         send(&socket, &question.write(&reply, Transport::Udp), from).await;
@@ -176,6 +190,10 @@ impl Server {
                 None => Next::Ask(question),
             },
         }
+    }
+
+    fn is_heard(&self, client: IpAddr) -> bool {
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner).admit(client, Instant::now())
     }
 
     fn admit(&self, client: IpAddr) -> bool {
