@@ -218,6 +218,25 @@ mod tests {
     }
 
     #[test]
+    fn pods_are_found_by_name_and_namespace_and_aliases() {
+        let named = |config: &str, args: &str| wish(config, args).unwrap().names;
+        let bare = r#"{"name":"n"}"#;
+        for (args, want) in [
+            ("K8S_POD_NAME=web;K8S_POD_NAMESPACE=team", &["web.team"][..]),
+            ("K8S_POD_NAME=web;K8S_POD_NAMESPACE=default", &["web", "web.default"]),
+            ("K8S_POD_NAME=web;K8S_POD_NAMESPACE=web", &["web"]),
+            ("K8S_POD_NAME=web", &["web"]),
+            ("K8S_POD_NAME=;K8S_POD_NAMESPACE=", &[]),
+        ] {
+            assert_eq!(named(bare, args), want, "{args}");
+        }
+        let list = r#"{"name":"n","runtimeConfig":{"Aliases":["shop","db"]}}"#;
+        assert_eq!(named(list, "K8S_POD_NAME=web"), ["web", "shop", "db"]);
+        let map = r#"{"name":"n","runtimeConfig":{"aliases":{"n":["shop"],"other":["not-here"]}}}"#;
+        assert_eq!(named(map, ""), ["shop"]);
+    }
+
+    #[test]
     fn runtime_config_precedes_args_precede_variables() {
         let all = r#"{"name":"n","args":{"cni":{"ips":["10.0.0.2/8"],"mac":"02:00:00:00:00:02"}},
                       "runtimeConfig":{"Ips":["10.0.0.1","10.0.0.1"],"MAC":"02-00-00-00-00-0A"}}"#;

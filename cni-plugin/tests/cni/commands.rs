@@ -82,6 +82,32 @@ fn add_hands_all_wishes_to_the_daemon() {
 }
 
 #[test]
+fn result_names_the_nameserver_unless_the_configuration_has_its_own() {
+    let fake = Fake::start(|asked| {
+        let Reply::Json(code, text) = healthy_answer(asked) else { panic!("JSON") };
+        let mut answer: Value = serde_json::from_str(&text).unwrap();
+        if asked.call == "POST /v1/attach" {
+            answer["nameserver"] = json!({ "address": "169.254.67.83", "domain": "weave.local" });
+            answer["routes"].as_array_mut().unwrap().push(json!({ "dst": "169.254.67.83/32" }));
+        }
+        Reply::Json(code, answer.to_string())
+    });
+    let mut config = config("1.1.0", &fake);
+    let result = Call::new("ADD", &config).run().result();
+    let ours =
+        json!({ "nameservers": ["169.254.67.83"], "domain": "weave.local", "search": ["weave.local"] });
+    assert_eq!(result["dns"], ours);
+    assert_eq!(result["routes"][2], json!({ "dst": "169.254.67.83/32", "scope": 253 }));
+    config["dns"] = json!({ "nameservers": ["198.51.100.1"] });
+    assert_eq!(Call::new("ADD", &config).run().result()["dns"], config["dns"]);
+    config["cniVersion"] = json!("0.2.0");
+    assert_eq!(
+        Call::new("ADD", &config).run().result()["ip4"]["routes"][1],
+        json!({ "dst": "169.254.67.83/32" })
+    );
+}
+
+#[test]
 fn chained_add_extends_the_earlier_result_of_any_version() {
     let fake = healthy();
     let modern = json!({ "cniVersion": "1.0.0", "interfaces": [{ "name": "lo0", "sandbox": "/x", "socketPath": "/s" }],

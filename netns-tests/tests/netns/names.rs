@@ -215,6 +215,69 @@ fn names_go_with_container_and_host_in_time() {
 }
 
 #[test]
+fn container_that_ended_while_its_router_was_down_has_no_name_after_it() {
+    fabric(2, |lab| {
+        let client = lab.host(2).attached()?;
+        let (stays, goes) = (pod(lab.host(1), "stays")?, pod(lab.host(1), "goes")?);
+        becomes(client.ns(), "goes.team.weave.local", &[goes.ipv4()?.into()], SETTLE)?;
+        lab.host(1).kill9()?;
+        goes.remove()?;
+        lab.host(1).start_again()?;
+        lab.wait_complete()?;
+        becomes(client.ns(), "stays.team.weave.local", &[stays.ipv4()?.into()], SETTLE)?;
+        becomes(client.ns(), "goes.team.weave.local", &[], GONE).map(drop)
+    });
+}
+
+#[test]
+fn flood_of_questions_keeps_nobody_else_from_answers() {
+    fabric(2, |lab| {
+        let (web, flooder, client) =
+            (pod(lab.host(2), "web")?, lab.host(1).attached()?, lab.host(1).attached()?);
+        becomes(client.ns(), "web.team.weave.local", &[web.ipv4()?.into()], SETTLE)?;
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let sent = std::thread::scope(|scope| -> Result<u64> {
+            let flood = scope.spawn(|| {
+                let flooding = flooder.ns().enter(|| {
+                    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+                    let mut sent = 0u64;
+                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        // Names of the world that nobody answers for, each another one.
+                        let label = format!("{sent:08x}");
+                        let mut bytes = vec![0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 8];
+                        bytes.extend(label.as_bytes());
+                        bytes.extend([4, b't', b'e', b's', b't', 0, 0, 1, 0, 1]);
+                        sent += u64::from(socket.send_to(&bytes, ("169.254.67.83", 53)).is_ok());
+                    }
+                    Ok::<u64, std::io::Error>(sent)
+                });
+                flooding.map(|sent| sent.unwrap_or_default())
+            });
+            let asked = || -> Result<()> {
+                let mut slowest = Duration::ZERO;
+                for _ in 0..100 {
+                    let asking = || addresses(client.ns(), "web.team.weave.local").ok();
+                    let (found, time) = until(SETTLE, "an answer", asking)?;
+                    slowest = slowest.max(time);
+                    same("answer", &found, &vec![web.ipv4()?.into()])?;
+                }
+                figure("answer to another container during a flood, slowest of 100", &format!("{slowest:?}"));
+                // The control half is not kept from its work either.
+                let alive = lab.host(1).json(&["status"])?["peers"]["alive"].clone();
+                same("peers alive", &alive, &Value::from(2))
+            };
+            let result = asked();
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            let sent = flood.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            result.map(|()| sent)
+        })?;
+        let counts = lab.host(1).json(&["status", "dns"])?["summary"]["questions"].to_string();
+        figure("questions of a flood, and what became of them", &format!("{sent}: {counts}"));
+        same("thrown away", &counts.contains("too-often"), &true).context(counts)
+    });
+}
+
+#[test]
 fn other_names_are_asked_of_the_upstream() {
     let upstream = "10.77.0.1";
     fabric_of(&["--dns-upstream", upstream], |lab| {

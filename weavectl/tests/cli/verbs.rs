@@ -308,3 +308,47 @@ fn audit_ends_in_a_verdict_and_a_conflict_in_a_code() {
     assert_eq!(output.code, 14);
     assert!(output.stdout.contains("\nCONFLICT: "), "{output:?}");
 }
+
+const DNS: &str = r#"{"summary":{"state":"serving","address":"169.254.67.83","domain":"weave.local","names":2,"cached":3,
+    "questions":[{"reason":"answered","count":7}]},"ttl_s":1,"upstreams":["192.0.2.53:53"],"more":0,"entries":[
+    {"name":"db.weave.local","addresses":["192.0.2.7"],"peer":"aaaaaaaaaabbbb","nickname":"host-a"},
+    {"name":"web.weave.local","addresses":["10.32.0.1","fd12::a20:1"],"peer":"ccccccccccdddd","nickname":"host-b"}]}"#;
+const LOOKUP: &str = r#"{"names":["web.weave.local"],"addresses":["10.32.0.1"],"entries":[
+    {"name":"web.weave.local","addresses":["10.32.0.1"],"peer":"ccccccccccdddd","nickname":"host-b"}]}"#;
+const ADDED: &str = r#"{"name":"db.weave.local","addresses":["192.0.2.7"],"changed":true}"#;
+const REMOVED: &str = r#"{"name":"db.weave.local","addresses":[],"changed":true}"#;
+
+#[test]
+fn names_are_shown_added_and_removed() {
+    let fake = daemon(&[
+        ("GET /v1/dns", 200, DNS),
+        ("GET /v1/dns/lookup/web", 200, LOOKUP),
+        ("POST /v1/dns/add", 200, ADDED),
+        ("POST /v1/dns/remove", 200, REMOVED),
+    ]);
+    expect![[r#"
+                Service: dns
+                 Status: serving at 169.254.67.83
+                 Domain: weave.local
+                  Names: 2
+                    TTL: 1 s
+               Upstream: 192.0.2.53:53; 3 answers kept
+              Questions: 7 answered
+
+        NAME             ADDRESSES              HOST
+        db.weave.local   192.0.2.7              host-a(aaaaaaaaaa)
+        web.weave.local  10.32.0.1 fd12::a20:1  host-b(cccccccccc)
+    "#]]
+    .assert_eq(on(&fake, &["status", "dns"]).success());
+    expect![[r#"
+        NAME             ADDRESSES  HOST
+        web.weave.local  10.32.0.1  host-b(cccccccccc)
+    "#]]
+    .assert_eq(on(&fake, &["dns", "lookup", "web"]).success());
+    assert_eq!(on(&fake, &["dns", "add", "db", "192.0.2.7"]).success(), "db.weave.local 192.0.2.7\n");
+    assert_eq!(on(&fake, &["dns", "remove", "db"]).success(), "db.weave.local is removed here\n");
+    for wrong in [&["dns", "add", "db"][..], &["dns", "add", "a/b", "192.0.2.7"], &["dns", "add", "db", "x"]]
+    {
+        on(&fake, wrong).failure(2);
+    }
+}

@@ -5,5 +5,5 @@ mod many;
 mod named;
 mod names;
 mod replay;
-mod support;
+pub(crate) mod support;
 mod swarm;

@@ -24,13 +24,18 @@ pub(crate) fn explained(dockers: &[Dockerd], result: Result<()>) -> Result<()> {
 
 /// Starts the routers and makes a fabric of them.
 pub(crate) fn fabric(lab: &Lab) -> Result<()> {
+    fabric_with(lab, lab.hosts())
+}
+
+/// The same where these hosts alone have a Docker.
+pub(crate) fn fabric_with(lab: &Lab, dockers: &[lab::Host]) -> Result<()> {
     lab.start_all(&[])?;
     let token = lab.host(1).up(&[])?;
     for host in &lab.hosts()[1..] {
         host.join(&token)?;
     }
     lab.wait_complete()?;
-    for host in lab.hosts() {
+    for host in dockers {
         served(host)?;
     }
     Ok(())

@@ -83,7 +83,7 @@ fn nothing_left(host: &Host) -> Result<()> {
     same("ports", &ports(host)?, &0)
 }
 
-fn pings(node: &Containerd, pod: &str, address: &str) -> Result<()> {
+pub(super) fn pings(node: &Containerd, pod: &str, address: &str) -> Result<()> {
     let mut number = 0;
     lab::until(SETTLE, "the other pod answers", || {
         number += 1;

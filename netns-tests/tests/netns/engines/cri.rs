@@ -34,6 +34,8 @@ struct PodSandboxConfig {
     hostname: String,
     #[prost(string, tag = "3")]
     log_directory: String,
+    #[prost(message, optional, tag = "4")]
+    dns: Option<DnsConfig>,
     #[prost(message, repeated, tag = "5")]
     port_mappings: Vec<PortMapping>,
     #[prost(message, optional, tag = "8")]
@@ -50,6 +52,15 @@ struct Metadata {
     namespace: String,
     #[prost(uint32, tag = "4")]
     attempt: u32,
+}
+
+/// Whom the pod asks for names. A kubelet says so; the result of the network plugin is not looked at.
+#[derive(Clone, PartialEq, Message)]
+struct DnsConfig {
+    #[prost(string, repeated, tag = "1")]
+    servers: Vec<String>,
+    #[prost(string, repeated, tag = "2")]
+    searches: Vec<String>,
 }
 
 /// A TCP port of the pod at one of its host.
@@ -157,6 +168,10 @@ impl Cri {
             metadata: Some(metadata),
             hostname: name.to_owned(),
             log_directory: String::new(),
+            dns: Some(DnsConfig {
+                servers: vec!["169.254.67.83".to_owned()],
+                searches: vec!["weave.local".to_owned()],
+            }),
             port_mappings: ports.to_vec(),
             linux: Some(Linux { cgroup_parent: cgroup.to_owned() }),
         };

@@ -3,3 +3,4 @@
 mod containerd;
 mod cri;
 mod podman;
+mod together;
