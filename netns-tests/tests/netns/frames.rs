@@ -170,6 +170,29 @@ fn interface_hung_on_the_bridge_by_hand_is_found() {
 }
 
 #[test]
+fn interface_taken_off_the_bridge_is_forgotten_everywhere() {
+    fabric(2, |lab| {
+        let (host, far) = (lab.host(1), lab.host(2).attached()?);
+        far.ns().ip("addr add 192.0.2.2/24 dev eth0")?;
+        let stranger = hung_by_hand(host, "192.0.2.1/24")?;
+        lab::ping_until_answered(far.ns(), IpAddr::from([192, 0, 2, 1]), SETTLE)?;
+        let seen = || -> Result<u64> {
+            let peers = lab.host(2).json(&["status", "peers"])?;
+            let all = peers.as_array().context("no list")?.iter();
+            let one = all.into_iter().find(|peer| peer["nickname"] == host.nickname().as_str());
+            one.and_then(|peer| peer["endpoints"].as_u64()).context("no such peer")
+        };
+        same("endpoints while it is there", &seen()?, &1)?;
+        host.ns().ip("link del stranger")?;
+        drop(stranger);
+        // Deleting a device is an event; without one the bridge is looked at every ten seconds.
+        let gone = until(2 * SETTLE, "it is forgotten", || (seen().ok()? == 0).then_some(()))?;
+        crate::support::figure("forgotten elsewhere after", &format!("{:.1} s", gone.1.as_secs_f64()));
+        Ok(())
+    });
+}
+
+#[test]
 fn interface_hung_on_the_bridge_by_hand_may_use_a_free_address_of_the_range() {
     fabric(2, |lab| {
         let far = lab.host(2).attached()?;

@@ -335,6 +335,21 @@ impl Attacher {
         let obstacles = kernel.forward_obstacles().await?;
         // The engine is shutting down if it does not take them.
         let _ = self.hub.ask(|reply| Call::Obstacles(obstacles, reply)).await;
+        self.forget_silent(ground.tap).await
+    }
+
+    /// What somebody put on the bridge and the bridge hears no more: it was taken off, or says nothing for as long as a bridge remembers.
+    async fn forget_silent(&self, tap: String) -> Result<(), KernelError> {
+        let Ok(mut silent) = self.hub.ask(Call::Foreign).await else { return Ok(()) };
+        if silent.is_empty() {
+            return Ok(());
+        }
+        let heard = self.kernel.heard(tap).await?;
+        silent.retain(|mac| !heard.contains(&mac.0));
+        for mac in &silent {
+            tracing::info!(%mac, "device on the bridge is heard no more");
+        }
+        let _ = self.hub.ask(|reply| Call::Silent(silent, reply)).await;
         Ok(())
     }
 

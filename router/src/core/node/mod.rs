@@ -395,6 +395,7 @@ impl Node {
 
     /// An endpoint of this host: tell everybody.
     pub fn announce(&mut self, mac: Mac, advert: EndpointAdvert, now: Instant) {
+        self.foreign.remove(&mac);
         self.publish(endpoint_key(mac), advert.emit(), now);
         self.local.insert(mac, advert.clone());
         let ipam = &self.ipam;
@@ -408,6 +409,7 @@ impl Node {
             self.gossip.withdraw(&endpoint_key(mac), now);
         }
         self.local.remove(&mac);
+        self.foreign.remove(&mac);
         let ipam = &self.ipam;
         self.endpoints.withdraw(self.me, mac, |peer, v4| ipam.peer_of(v4) == Some(peer));
         self.pump(now);
@@ -463,8 +465,20 @@ impl Node {
                 IpAddr::V6(v6) => advert.v6 = Some(*v6),
             }
         }
-        self.foreign.insert(mac);
         self.announce(mac, advert, now);
+        self.foreign.insert(mac);
+    }
+
+    /// Local addresses that nobody attached.
+    pub fn foreign_macs(&self) -> impl Iterator<Item = Mac> {
+        self.foreign.iter().copied()
+    }
+
+    /// A local address that nobody attached was not heard for as long as the bridge remembers, or its port is gone.
+    pub fn forget_foreign_mac(&mut self, mac: Mac, now: Instant) {
+        if self.foreign.contains(&mac) {
+            self.retract(mac, now);
+        }
     }
 
     /// Measures the way to a peer; ends in [`Output::Ponged`].

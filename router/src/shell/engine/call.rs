@@ -55,6 +55,10 @@ pub enum Call {
     Exposed(Option<Ipv4Addr>, Reply<()>),
     /// Firewalls of others that are in the way of containers.
     Obstacles(Vec<String>, Reply<()>),
+    /// Addresses on the bridge that nobody attached.
+    Foreign(Reply<Vec<Mac>>),
+    /// Of these, some that the bridge hears no more.
+    Silent(Vec<Mac>, Reply<()>),
     /// Everything attached.
     Attachments(Reply<Vec<Attachment>>),
     /// One attachment, or all of a container.

@@ -44,6 +44,17 @@ impl Engine {
                 self.obstacles = obstacles;
                 drop(reply.send(Ok(())));
             }
+            Call::Foreign(reply) => {
+                let all = self.running.as_ref().map(|running| running.node.foreign_macs().collect());
+                drop(reply.send(Ok(all.unwrap_or_default())));
+            }
+            Call::Silent(macs, reply) => {
+                if let Some(running) = &mut self.running {
+                    let now = Instant::now();
+                    macs.into_iter().for_each(|mac| running.node.forget_foreign_mac(mac, now));
+                }
+                drop(reply.send(Ok(())));
+            }
             Call::Attachments(reply) => drop(reply.send(Ok(self.attachment_list()))),
             Call::Find(container, ifname, reply) => {
                 drop(reply.send(Ok(self.find(&container, ifname.as_ref()))))

@@ -126,6 +126,28 @@ pub(super) fn resident(ifindex: u32, mac: [u8; 6]) -> NeighbourMessage {
     message
 }
 
+/// Link-layer addresses that a bridge has heard lately, each with the port behind which it is.
+pub(super) fn heard(wire: &mut Wire, bridge: u32) -> Result<Vec<(u32, [u8; 6])>> {
+    let mut request = NeighbourMessage::default();
+    request.header.family = AddressFamily::Bridge;
+    let answers = wire
+        .dump(Message::GetNeighbour(request))
+        .map_err(|refusal| refusal.during("list", "addresses that the bridge has heard"))?;
+    let heard = answers.into_iter().filter_map(|answer| {
+        let Message::NewNeighbour(entry) = answer else { return None };
+        let ours = entry.attributes.iter().any(
+            |attribute| matches!(attribute, NeighbourAttribute::Controller(controller) if *controller == bridge),
+        );
+        let mac = entry.attributes.iter().find_map(|attribute| match attribute {
+            NeighbourAttribute::LinkLayerAddress(bytes) => <[u8; 6]>::try_from(bytes.as_slice()).ok(),
+            _ => None,
+        });
+        // Permanent ones are the ports' own.
+        (ours && entry.header.state != NeighbourState::Permanent).then_some((entry.header.ifindex, mac?))
+    });
+    Ok(heard.collect())
+}
+
 /// Looks a device up by its name.
 pub(super) fn find(wire: &mut Wire, name: &str) -> Result<Option<Link>> {
     let mut request = named(name);

@@ -151,6 +151,18 @@ impl Kernel {
         route_job("ports", move |wire| list_ports(wire, &name)).await
     }
 
+    /// Link-layer addresses that the bridge has heard within its ageing time (300 s), or knows for good, on other ports than `tap`.
+    pub async fn heard(&self, tap: String) -> Result<Vec<[u8; 6]>> {
+        let name = self.bridge.clone();
+        route_job("addresses on the bridge", move |wire| {
+            let Some(bridge) = links::find(wire, &name)? else { return Ok(Vec::new()) };
+            let tap = links::find(wire, &tap)?.map(|tap| tap.ifindex);
+            let heard = links::heard(wire, bridge.ifindex)?;
+            Ok(heard.into_iter().filter(|(port, _)| Some(*port) != tap).map(|(_, mac)| mac).collect())
+        })
+        .await
+    }
+
     /// Makes sure that these host ends hang on the bridge, up and set as ports of containers are. For a bridge that had to be made
     /// again, and after a restart.
     pub async fn ensure_ports(&self, host_ifnames: Vec<String>) -> Result<Ports> {
