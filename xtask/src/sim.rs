@@ -5,8 +5,8 @@ use anyhow::Result;
 use crate::cargo::{self, Build};
 use crate::ui::Ui;
 
-/// Seeds of a short round: some seconds on two cores.
-const SHORT: &str = "300";
+/// Seeds of a short round: half a minute on two cores.
+const SHORT: &str = "200";
 
 /// Run the simulation
 #[derive(clap::Args)]
