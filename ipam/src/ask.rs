@@ -352,10 +352,19 @@ impl Ipam {
                         && self.presence(peer) == Some(Presence::Reachable);
                     peer == self.me || reports_none || ask.denied.get(&peer) == Some(&Deny::NoSpace)
                 });
-                (self.map.unowned(span) == 0 && resting == 0 && everybody_denied)
+                let all_known =
+                    self.map.unowned(span) == 0 && !self.is_under_way(span) && !self.is_doubtful(span);
+                (all_known && resting == 0 && everybody_denied)
                     .then_some(AllocateError::Exhausted { asked, resting })
             }
         }
+    }
+
+    /// Whether somebody who can be reached was given space and has not taken it up yet: it may have denied before it heard.
+    fn is_under_way(&self, span: Span) -> bool {
+        self.map.within(span).any(|(_, holding)| {
+            holding.owner != holding.signer && self.presence(holding.owner) == Some(Presence::Reachable)
+        })
     }
 
     fn fail_all(&mut self, need: Need, error: &AllocateError, now: Instant) {

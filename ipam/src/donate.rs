@@ -88,7 +88,12 @@ impl Ipam {
         self.may_give(from, now)?;
         let within = Span::of(within).intersection(self.range).ok_or(Deny::NoSpace)?;
         let rank = |part: Span| self.fit(part, from);
-        self.space.gift(within, rank).map(Gift::New).ok_or(Deny::NoSpace)
+        let nothing = || match self.is_doubtful(within) {
+            // Space may be on its way to us.
+            true => Deny::NotYet,
+            false => Deny::NoSpace,
+        };
+        self.space.gift(within, rank).map(Gift::New).ok_or_else(nothing)
     }
 
     /// How much better than others a part is to give: what lies beside the recipient's own folds into it, and what lies among others'

@@ -4,6 +4,7 @@ use gossip::Fill;
 
 use crate::Ipam;
 use crate::ask::MAX_ASKED;
+use crate::deed::MAX_DEEDS;
 use crate::donate::MAX_REMEMBERED;
 use crate::ipam::{MAX_LOST, MAX_WAITING};
 use crate::map::MAX_REFUSED;
@@ -16,6 +17,7 @@ impl Ipam {
             Fill::of("lost leases", self.lost.len(), MAX_LOST),
             Fill::of("remembered gifts", self.given.len(), MAX_REMEMBERED),
             Fill::of("refused block records", self.map.refused(), MAX_REFUSED),
+            Fill::of("deeds of others", self.map.deeds(), MAX_DEEDS),
             Fill::of("peers asked for one need", self.asks.most_asked(), MAX_ASKED),
         ]
     }

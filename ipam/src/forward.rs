@@ -15,6 +15,7 @@ use crate::ipam::Presence;
 use crate::map::{Change, Holding};
 use crate::message::{MAX_PARTS, Message, REPORT_BLOCKS};
 use crate::record::BlockRecord;
+use crate::span::Span;
 
 /// The pause between two messages doubles up to so many times the first one, about a minute: a takeover that waits for
 /// somebody can take hours, and its heir usually knows.
@@ -105,12 +106,31 @@ impl Ipam {
     /// Takes in what `from` says that `signer` has signed.
     ///
     /// A removed peer is not heard: what it alone knows of has been taken over, or is going to be, by an heir who asked everybody
-    /// else. A member's word counts for what it signed itself, and for space of removed peers.
+    /// else. A member's word counts for what it signed itself and for what it owns. What others signed counts only if it is space of
+    /// a removed peer; where a member is known to own that, the owner is asked first.
     pub(crate) fn hear_say(&mut self, from: PeerId, signer: PeerId, record: &BlockRecord, now: Instant) {
         if self.removals.is_removed(from) {
             self.stats.messages_of_removed += 1;
-        } else if signer == from || self.inheritor(&Holding::new(signer, record)).is_some() {
-            self.learn(signer, record, now);
+            return;
+        }
+        if signer == from {
+            return self.learn(signer, record, now);
+        }
+        let (span, said) = (Span::of(record.prefix), Holding::new(signer, record));
+        if self.inheritor(&said).is_none() || span.intersection(self.range) != Some(span) {
+            return;
+        }
+        for (piece, known) in self.map.pieces(span) {
+            let known = known.filter(|known| known.epoch < record.epoch);
+            let is_owned = known.is_some_and(|known| known.owner != from && self.inheritor(&known).is_none());
+            let has_left = known.is_some_and(|known| self.presence(known.owner) == Some(Presence::Left));
+            for prefix in piece.blocks() {
+                match is_owned && !has_left {
+                    true if known.is_some_and(|known| known.owner == self.me) => {}
+                    true => self.doubt_rumour(prefix, now),
+                    false => self.learn_with(Some(from), signer, &BlockRecord { prefix, ..*record }, now),
+                }
+            }
         }
     }
 

@@ -10,15 +10,17 @@ use gossip::{Kind, PeerId, RecordKey};
 use ipnet::Ipv4Net;
 
 use crate::ask::{Asks, Need};
+use crate::deed::Published;
 use crate::donate::Given;
+use crate::doubt::{Doubts, Memory};
 use crate::forward::Forwarding;
 use crate::journal::JournalEntry;
 use crate::leave::Passed;
 use crate::map::{Holding, OwnerMap};
 use crate::message::{Message, MessageError};
 use crate::reclaim::Reclaiming;
-use crate::record::{BlockRecord, FreeRecord, RecordError, RemovalRecord};
-use crate::removal::Removals;
+use crate::record::{BlockRecord, FreeRecord, RecordError, RemovalRecord, Said};
+use crate::removed::Removals;
 use crate::seed::Claim;
 use crate::space::{Space, Use, Woken};
 use crate::span::Span;
@@ -106,6 +108,9 @@ pub struct Ipam {
     pub(crate) space: Space,
     /// What we have signed and not withdrawn: holdings, and grants that are not taken up yet.
     pub(crate) records: BTreeMap<Ipv4Net, BlockRecord>,
+    pub(crate) published: Published,
+    pub(crate) doubts: Doubts,
+    pub(crate) memory: Memory,
     pub(crate) peers: BTreeMap<PeerId, Peer>,
     pub(crate) members: BTreeSet<PeerId>,
     pub(crate) removals: Removals,
@@ -145,6 +150,9 @@ impl Ipam {
             map: OwnerMap::default(),
             space: Space::new(range),
             records: BTreeMap::new(),
+            published: Published::default(),
+            doubts: Doubts::default(),
+            memory: Memory::Whole,
             peers: BTreeMap::new(),
             members: BTreeSet::new(),
             removals: Removals::default(),
@@ -284,12 +292,17 @@ impl Ipam {
     /// The failure detector has an opinion about `peer`. Also how membership is learnt: tell of every member.
     pub fn handle_reachable(&mut self, peer: PeerId, presence: Presence, now: Instant) {
         self.note_member(peer);
-        self.peers.entry(peer).or_default().presence = Some(presence);
+        let before = self.peers.entry(peer).or_default().presence.replace(presence);
+        if presence == Presence::Left && before != Some(presence) {
+            // Nobody is left to be asked about its space.
+            self.judge_again(self.range, now);
+        }
         self.note_presence(peer, presence, now);
         if presence == Presence::Reachable {
             self.hear_before_claim(now);
             self.asks.hurry(now);
             self.removals.hurry(now);
+            self.doubts.hurry(now);
             self.forwarding.hurry(self.config.removal_patience, now);
         }
         self.turn(now);
@@ -319,6 +332,8 @@ impl Ipam {
                     self.handle_removal(removal, now);
                 }
             }
+            Message::AskStanding { mark, blocks } => self.handle_ask_standing(from, mark, &blocks, now),
+            Message::Standing { mark, blocks } => self.handle_standing(from, mark, &blocks, now),
             Message::LeftBehind { blocks } => self.handle_left_behind(from, &blocks, now),
         }
         self.turn(now);
@@ -376,10 +391,13 @@ impl Ipam {
         let removal = self.removals.next_wakeup().map(|at| (at, "takeover of a removed peer's space"));
         let forward = self.forwarding.next_wakeup().map(|at| (at, "space that an heir may not know of"));
         let claim = self.next_claim().map(|at| (at, "part of a seed"));
+        let doubt = self.doubts.next_wakeup().map(|at| (at, "claims that an owner has to confirm"));
+        let deed = self.published.next_wakeup().map(|at| (at, "deeds that everybody knows by now"));
         let reclaim = self.next_reclaim().map(|at| (at, "look at dead peers"));
         let tidying = self.tidying.next_wakeup().map(|at| (at, "scraps to give back"));
         let report = self.report_is_due().then_some((self.next_report, "report of free space"));
-        [deadline, rest, ask, removal, forward, claim, reclaim, tidying, report].into_iter().flatten().min()
+        let all = [deadline, rest, ask, removal, forward, doubt, deed, claim, reclaim, tidying, report];
+        all.into_iter().flatten().min()
     }
 
     /// Everything that time and events make possible: waiting callers served, requests and takeovers moved on.
@@ -389,6 +407,8 @@ impl Ipam {
         self.take_over_due(now);
         self.nudge_heirs(now);
         self.forward_due(now);
+        self.ask_owners_due(now);
+        self.withdraw_deeds_due(now);
         self.tidy_due(now);
         self.serve(now);
         self.seek_share(now);
@@ -522,14 +542,14 @@ impl Ipam {
     ) -> Result<(), RecordError> {
         match (key.kind, value) {
             (Kind::BLOCK, Some(value)) => {
-                let record = BlockRecord::decode(value)?;
-                if record.key() != *key {
-                    return Err(RecordError::MisfiledName);
-                }
+                let said = Said::decode(key, value)?;
                 if self.removals.is_removed(origin) && origin != self.me {
                     self.stats.messages_of_removed += 1;
-                } else {
-                    self.learn(origin, &record, now);
+                    return Ok(());
+                }
+                match said {
+                    Said::Step(record) => self.learn(origin, &record, now),
+                    Said::Deed(deed) => self.handle_deed(origin, deed, now),
                 }
             }
             (Kind::REMOVAL, Some(value)) => {

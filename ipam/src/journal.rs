@@ -65,6 +65,10 @@ pub enum JournalEntry {
     HandedOver(PeerId),
     /// Everybody has answered about this removed peer, and its space was taken over.
     TakenOver(PeerId),
+    /// Entries before this one may be missing: nothing is used before the fabric was heard, also after another restart.
+    Distrusted,
+    /// The fabric was heard since.
+    Trusted,
 }
 
 /// The form of an entry in bytes.
@@ -80,6 +84,8 @@ enum WireEntry {
     Member(PeerId),
     HandedOver(PeerId),
     TakenOver(PeerId),
+    Distrusted,
+    Trusted,
 }
 
 /// Why bytes are not a journal entry: the disk or another version of the program.
@@ -109,6 +115,8 @@ impl JournalEntry {
             JournalEntry::Member(peer) => WireEntry::Member(peer),
             JournalEntry::HandedOver(heir) => WireEntry::HandedOver(heir),
             JournalEntry::TakenOver(removed) => WireEntry::TakenOver(removed),
+            JournalEntry::Distrusted => WireEntry::Distrusted,
+            JournalEntry::Trusted => WireEntry::Trusted,
         })
     }
 
@@ -131,6 +139,8 @@ impl JournalEntry {
             WireEntry::Member(peer) => JournalEntry::Member(peer),
             WireEntry::HandedOver(heir) => JournalEntry::HandedOver(heir),
             WireEntry::TakenOver(removed) => JournalEntry::TakenOver(removed),
+            WireEntry::Distrusted => JournalEntry::Distrusted,
+            WireEntry::Trusted => JournalEntry::Trusted,
         })
     }
 }

@@ -13,15 +13,18 @@
 //! - `map`: for every address the owner with the highest epoch; merging is order-free;
 //! - `space`: free, leased and resting addresses of this peer; `hash`: finds their holders;
 //! - [`journal`], `message`: what survives, and what peers say to each other;
-//! - `ownership`, `ask`, `donate`, `removal` with `forward` and `reclaim`: the four conversations; `leave`: handing over; `tidy`: giving scraps back; `seed`: a
+//! - `ownership`, `ask`, `donate`, `removal` with `removed`, `forward` and `reclaim`: the four conversations; `leave`: handing over; `tidy`: giving scraps back; `seed`: a
 //!   part of the range from the start;
+//! - `doubt`: claims that do not follow from what is known; `deed`: what proves them;
 //! - [`audit`]: who owns what and how it came to, proven from signed records;
 //! - `types`: what callers say and hear; [`ipam`]: all of them together; `summary`: what a person is shown.
 
 mod ask;
 pub mod audit;
 mod config;
+mod deed;
 mod donate;
+mod doubt;
 mod error;
 mod fill;
 mod forward;
@@ -35,6 +38,7 @@ mod ownership;
 mod reclaim;
 pub mod record;
 mod removal;
+mod removed;
 mod restore;
 mod seed;
 mod space;

@@ -10,12 +10,14 @@ use gossip::planted::{Bug, planted};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::deed::Deeds;
 use crate::record::BlockRecord;
 use crate::span::Span;
 
-/// Refused records that are kept to be judged again when more is known. Honest fabrics have none; past the limit the
-/// oldest go.
-pub(crate) const MAX_REFUSED: usize = 256;
+mod refused;
+
+pub(crate) use refused::MAX_REFUSED;
+use refused::Refused;
 
 /// Whether two records disagree about the present owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -65,6 +67,8 @@ pub(crate) struct Outcome {
     pub(crate) changes: Vec<Change>,
     /// Spans on which the record was refused because its signer was not the owner of the epoch before.
     pub(crate) refused: usize,
+    /// Spans on which steps are missing between what is known and the record.
+    pub(crate) unconnected: usize,
     /// Spans on which the record contradicts another one of the same epoch.
     pub(crate) contested: usize,
 }
@@ -79,6 +83,14 @@ enum Verdict {
     Contradiction(Holding),
     /// Its signer did not own what it gave away.
     NotTheOwner,
+    /// Steps between are missing, without which nobody can say whether its signer was the owner.
+    Unconnected,
+}
+
+/// What the map does not know and a judgement needs.
+pub(crate) trait Court {
+    /// Whether a step that skips epochs may follow on `current`, although its signer is not the owner that we know (ADR 0011).
+    fn may_skip(&self, current: &Holding, step: &Holding) -> bool;
 }
 
 /// See the top of the file.
@@ -86,22 +98,21 @@ enum Verdict {
 pub(crate) struct OwnerMap {
     /// First address → last address and holding. Disjoint; equal neighbours are joined.
     segments: BTreeMap<u32, (u32, Holding)>,
-    /// Records that were refused on some span.
-    refused: Vec<(Span, Holding)>,
+    /// Records that do not count on some part of a span: refused, or with nothing that connects them to what is known.
+    refused: Vec<Refused>,
+    /// How many were refused so far: tells those apart that came before a question from those that came after.
+    kept: u64,
+    /// Gifts that were taken up, and that tell how a claim connects to what is known.
+    deeds: Deeds,
 }
 
 impl OwnerMap {
-    /// Records that are kept although they were refused.
-    pub(crate) fn refused(&self) -> usize {
-        self.refused.len()
-    }
-
     /// Takes in a record of somebody else or of our own.
-    pub(crate) fn merge(&mut self, signer: PeerId, record: &BlockRecord) -> Outcome {
+    pub(crate) fn merge(&mut self, signer: PeerId, record: &BlockRecord, court: &impl Court) -> Outcome {
         let mut outcome = Outcome::default();
         let span = Span::of(record.prefix);
-        self.step(span, Holding::new(signer, record), &mut outcome);
-        self.judge_refused_again(&mut outcome);
+        self.step(span, Holding::new(signer, record), court, &mut outcome);
+        self.judge_refused_again(court, &mut outcome);
         outcome
     }
 
@@ -167,18 +178,22 @@ impl OwnerMap {
 
     /// An epoch above everything that anybody has claimed inside `span`.
     pub(crate) fn next_epoch(&self, span: Span) -> u64 {
-        let known = self.within(span).map(|(_, holding)| holding.epoch).max();
-        let refused = self.refused.iter().filter(|(at, _)| at.intersection(span).is_some());
-        known.max(refused.map(|(_, holding)| holding.epoch).max()).unwrap_or(0) + 1
+        let known = self.within(span).map(|(_, holding)| holding.epoch).max().unwrap_or(0);
+        self.above_refused(span, known) + 1
     }
 
-    fn step(&mut self, span: Span, step: Holding, outcome: &mut Outcome) {
+    fn step(&mut self, span: Span, step: Holding, court: &impl Court, outcome: &mut Outcome) {
         let mut refused = false;
         for (piece, current) in self.pieces(span) {
-            let after = match judge(current.as_ref(), &step) {
+            let after = match self.verdict(piece, current.as_ref(), &step, court) {
                 Verdict::Stale => continue,
                 Verdict::NotTheOwner => {
                     outcome.refused += 1;
+                    refused = true;
+                    continue;
+                }
+                Verdict::Unconnected => {
+                    outcome.unconnected += 1;
                     refused = true;
                     continue;
                 }
@@ -193,26 +208,8 @@ impl OwnerMap {
                 outcome.changes.push(Change { span: piece, before: current, after });
             }
         }
-        if refused && !self.refused.contains(&(span, step)) {
-            if self.refused.len() == MAX_REFUSED {
-                self.refused.remove(0);
-            }
-            self.refused.push((span, step));
-        }
-    }
-
-    /// A record that came before the one that makes sense of it, or that contradicts one that comes later, must have the
-    /// same effect as in the other order.
-    fn judge_refused_again(&mut self, outcome: &mut Outcome) {
-        let mut before = usize::MAX;
-        while before != outcome.changes.len() && !self.refused.is_empty() && !outcome.changes.is_empty() {
-            before = outcome.changes.len();
-            for (span, step) in std::mem::take(&mut self.refused) {
-                let mut again = Outcome::default();
-                self.step(span, step, &mut again);
-                outcome.changes.append(&mut again.changes);
-                outcome.contested += again.contested;
-            }
+        if refused {
+            self.keep_refused(span, step);
         }
     }
 
@@ -231,6 +228,31 @@ impl OwnerMap {
             pieces.push((Span { first: gap, last: span.last }, None));
         }
         pieces
+    }
+
+    /// Another peer shows a gift that was taken up. Says whether it may connect something.
+    pub(crate) fn keep_deed(&mut self, span: Span, gift: Holding) -> bool {
+        let mut deeds = std::mem::take(&mut self.deeds);
+        let is_ahead = |span: Span, gift: &Holding| {
+            self.pieces(span).iter().any(|(_, known)| known.is_some_and(|known| known.epoch < gift.epoch))
+        };
+        let is_new = deeds.keep(span, gift, is_ahead);
+        self.deeds = deeds;
+        is_new
+    }
+
+    /// How many deeds are kept.
+    pub(crate) fn deeds(&self) -> usize {
+        self.deeds.len()
+    }
+
+    fn verdict(&self, piece: Span, current: Option<&Holding>, step: &Holding, court: &impl Court) -> Verdict {
+        match (current, judge(current, step, court)) {
+            (Some(current), Verdict::Unconnected) if self.deeds.connect(piece, current, step) => {
+                Verdict::Take(Standing::Clean)
+            }
+            (_, verdict) => verdict,
+        }
     }
 
     /// Writes `holding` over `piece`, which lies inside one segment or one gap, and joins equal neighbours.
@@ -264,9 +286,9 @@ impl OwnerMap {
     }
 }
 
-/// ADR 0004: a step is newer when its epoch is higher; the next epoch can only be written by the owner of this one.
-/// Further steps cannot be judged, because the ones between may have been withdrawn before we came.
-fn judge(current: Option<&Holding>, step: &Holding) -> Verdict {
+/// ADR 0004: a step is newer when its epoch is higher; the next epoch can only be written by the owner of this one. The owner may
+/// also skip epochs. Of others a step that skips some has to wait until it is connected, by the steps between or by the owner's word.
+fn judge(current: Option<&Holding>, step: &Holding, court: &impl Court) -> Verdict {
     let Some(current) = current else { return Verdict::Take(Standing::Clean) };
     if planted(Bug::LowerEpochWins) && step.epoch < current.epoch {
         return Verdict::Take(Standing::Clean);
@@ -278,14 +300,17 @@ fn judge(current: Option<&Holding>, step: &Holding) -> Verdict {
         let winner = if step.rank() < current.rank() { step } else { current };
         return Verdict::Contradiction(Holding { standing: Standing::Contested, ..*winner });
     }
-    if step.epoch > current.epoch + 1 || step.signer == current.owner {
+    if step.signer == current.owner {
         return Verdict::Take(Standing::Clean);
     }
-    match current.standing {
-        Standing::Clean if planted(Bug::OwnerUnchecked) => Verdict::Take(Standing::Clean),
-        Standing::Clean => Verdict::NotTheOwner,
+    match (current.standing, step.epoch > current.epoch + 1) {
+        (Standing::Clean, _) if planted(Bug::OwnerUnchecked) => Verdict::Take(Standing::Clean),
+        (Standing::Clean, false) => Verdict::NotTheOwner,
+        (Standing::Clean, true) if court.may_skip(current, step) => Verdict::Take(Standing::Clean),
+        (Standing::Clean, true) => Verdict::Unconnected,
         // Which of the two was the owner cannot be known here; elsewhere the other one may have come first.
-        Standing::Contested => Verdict::Take(Standing::Contested),
+        (Standing::Contested, false) => Verdict::Take(Standing::Contested),
+        (Standing::Contested, true) => Verdict::Take(Standing::Clean),
     }
 }
 
@@ -303,6 +328,15 @@ mod tests {
 
     fn peer(n: u8) -> PeerId {
         PeerId([n; 16])
+    }
+
+    /// Whether steps that skip epochs are taken.
+    struct Takes(bool);
+
+    impl Court for Takes {
+        fn may_skip(&self, _current: &Holding, _step: &Holding) -> bool {
+            self.0
+        }
     }
 
     fn block(prefix: &str, owner: u8, epoch: u64) -> BlockRecord {
@@ -340,7 +374,7 @@ mod tests {
             for index in order.into_iter().chain(again) {
                 let skipped = superseded.iter().zip(skip).any(|(&i, skip)| skip && i == index);
                 if !skipped {
-                    let outcome = map.merge(peer(all[index].0), &all[index].1);
+                    let outcome = map.merge(peer(all[index].0), &all[index].1, &Takes(true));
                     prop_assert_eq!((outcome.refused, outcome.contested), (0, 0));
                 }
             }
@@ -362,7 +396,7 @@ mod tests {
             ];
             let mut map = OwnerMap::default();
             for index in order {
-                map.merge(peer(all[index].0), &all[index].1);
+                map.merge(peer(all[index].0), &all[index].1, &Takes(true));
             }
             prop_assert_eq!(
                 owners(&map),
@@ -374,18 +408,49 @@ mod tests {
     #[test]
     fn a_gift_of_what_is_not_the_signers_is_refused() {
         let mut map = OwnerMap::default();
-        map.merge(peer(1), &block("0.0.0.0/28", 1, 1));
-        let outcome = map.merge(peer(9), &block("0.0.0.0/30", 9, 2));
+        map.merge(peer(1), &block("0.0.0.0/28", 1, 1), &Takes(true));
+        let outcome = map.merge(peer(9), &block("0.0.0.0/30", 9, 2), &Takes(true));
         assert_eq!((outcome.refused, outcome.changes.len()), (1, 0));
         // The owner's own next step goes above it, so that the refused one never counts.
         assert_eq!(map.next_epoch(Span { first: 0, last: 3 }), 3);
     }
 
     #[test]
+    fn a_step_that_skips_epochs_waits_for_those_between() {
+        let steps = history();
+        let unknown = Takes(false);
+        let mut map = OwnerMap::default();
+        map.merge(peer(1), &steps[0].1, &unknown);
+        for late in [5, 3, 1] {
+            let outcome = map.merge(peer(steps[late].0), &steps[late].1, &unknown);
+            assert_eq!((outcome.refused, outcome.changes.is_empty()), (0, late != 1), "step {late}");
+        }
+        // The gift that connects them lets all of them count.
+        assert_eq!(map.at(12).unwrap().owner, peer(2));
+        assert_eq!(map.unconnected(&unknown), []);
+    }
+
+    #[test]
+    fn what_is_not_connected_and_refuted_is_forgotten() {
+        let mut map = OwnerMap::default();
+        let unknown = Takes(false);
+        map.merge(peer(1), &block("0.0.0.0/28", 1, 1), &unknown);
+        let lie = block("0.0.0.0/30", 9, 40);
+        assert_eq!(map.merge(peer(9), &lie, &unknown).unconnected, 1);
+        let asked = Span { first: 0, last: 3 };
+        assert_eq!(map.unconnected(&unknown), [(peer(1), peer(9), asked)]);
+        assert_eq!(map.next_epoch(asked), 2, "nobody is led far ahead");
+        assert_eq!(map.refute(asked, 0, &unknown), 0, "the answer was given before");
+        assert_eq!((map.refute(asked, map.mark(), &unknown), map.unconnected(&unknown)), (1, vec![]));
+        assert_eq!(map.refuted(&unknown), [(peer(1), peer(9), asked)], "the owner may have forgotten");
+        assert_eq!(map.at(0).unwrap().owner, peer(1));
+    }
+
+    #[test]
     fn the_end_of_the_address_space_is_an_address() {
         let mut map = OwnerMap::default();
-        map.merge(peer(1), &block("255.255.255.254/31", 1, 1));
-        map.merge(peer(1), &block("255.255.255.255/32", 2, 2));
+        map.merge(peer(1), &block("255.255.255.254/31", 1, 1), &Takes(true));
+        map.merge(peer(1), &block("255.255.255.255/32", 2, 2), &Takes(true));
         assert_eq!(map.at(u32::MAX).unwrap().owner, peer(2));
         assert_eq!(map.at(u32::MAX - 1).unwrap().owner, peer(1));
         assert_eq!(map.unowned(Span { first: u32::MAX - 3, last: u32::MAX }), 2);

@@ -68,6 +68,10 @@ pub(crate) enum Message {
     RemovalsKnown { removals: Vec<RemovalRecord> },
     /// Space of removed peers, which you inherit and seem not to know: at most [`REPORT_BLOCKS`] records with their signers.
     LeftBehind { blocks: Vec<(PeerId, BlockRecord)> },
+    /// You owned these as far as I know: what became of them?
+    AskStanding { mark: u64, blocks: Vec<Ipv4Net> },
+    /// As far as I know: at most [`REPORT_BLOCKS`] records with their signers, and the mark of the question.
+    Standing { mark: u64, blocks: Vec<(PeerId, BlockRecord)> },
 }
 
 /// Why nothing is given.
@@ -87,7 +91,8 @@ pub(crate) enum Deny {
     Leaving,
     /// The one who asks has been removed.
     YouAreRemoved,
-    /// This peer has just come back and may have been removed meanwhile: it first hears what the fabric says.
+    /// This peer has just come back and may have been removed meanwhile, or space may be on its way to it: it first hears what the
+    /// fabric says.
     NotYet,
 }
 
@@ -113,6 +118,8 @@ enum WireMessage {
     RemovalReport { header: ReportHeader, blocks: Vec<(PeerId, WireBlock)> },
     RemovalsKnown { removals: Vec<RemovalRecord> },
     LeftBehind { blocks: Vec<(PeerId, WireBlock)> },
+    AskStanding { mark: u64, blocks: Vec<(u32, u8)> },
+    Standing { mark: u64, blocks: Vec<(PeerId, WireBlock)> },
 }
 
 impl Message {
@@ -130,6 +137,11 @@ impl Message {
             }
             Message::RemovalsKnown { removals } => WireMessage::RemovalsKnown { removals },
             Message::LeftBehind { blocks } => WireMessage::LeftBehind { blocks: to_wire(blocks) },
+            Message::AskStanding { mark, blocks } => WireMessage::AskStanding {
+                mark,
+                blocks: blocks.iter().map(|net| (net.network().to_bits(), net.prefix_len())).collect(),
+            },
+            Message::Standing { mark, blocks } => WireMessage::Standing { mark, blocks: to_wire(blocks) },
         })
     }
 
@@ -149,6 +161,11 @@ impl Message {
             }
             WireMessage::RemovalsKnown { removals } => Message::RemovalsKnown { removals },
             WireMessage::LeftBehind { blocks } => Message::LeftBehind { blocks: from_wire(blocks)? },
+            WireMessage::AskStanding { mark, blocks } => {
+                let blocks = blocks.into_iter().map(|(first, length)| checked_prefix(first, length));
+                Message::AskStanding { mark, blocks: blocks.collect::<Result<_, _>>()? }
+            }
+            WireMessage::Standing { mark, blocks } => Message::Standing { mark, blocks: from_wire(blocks)? },
         })
     }
 }
@@ -196,7 +213,10 @@ mod tests {
             ),
             prop::collection::vec(removal, 0..REMOVALS)
                 .prop_map(|removals| Message::RemovalsKnown { removals }),
-            blocks.prop_map(|blocks| Message::LeftBehind { blocks }),
+            blocks.clone().prop_map(|blocks| Message::LeftBehind { blocks }),
+            (any::<u64>(), prop::collection::vec(any_block().prop_map(|block| block.prefix), 0..64))
+                .prop_map(|(mark, blocks)| Message::AskStanding { mark, blocks }),
+            (any::<u64>(), blocks).prop_map(|(mark, blocks)| Message::Standing { mark, blocks }),
         ]
     }
 
@@ -209,7 +229,7 @@ mod tests {
         }
 
         #[test]
-        fn arbitrary_bytes_never_panic(mut bytes: Vec<u8>, kind in 0..9u8) {
+        fn arbitrary_bytes_never_panic(mut bytes: Vec<u8>, kind in 0..11u8) {
             let _ = Message::decode(&bytes);
             bytes.splice(0..0, [codec::VERSION, kind]);
             let _ = Message::decode(&bytes);

@@ -11,10 +11,11 @@ use gossip::planted::{Bug, planted};
 use ipnet::Ipv4Net;
 
 use crate::Ipam;
+use crate::doubt::Present;
 use crate::ipam::{Publish, Trust};
 use crate::journal::JournalEntry;
 use crate::map::{Change, Holding, Outcome, Standing};
-use crate::record::{BlockRecord, block_key};
+use crate::record::BlockRecord;
 use crate::span::{Span, parent};
 
 impl Ipam {
@@ -39,6 +40,17 @@ impl Ipam {
 
     /// Takes in a record that `signer` wrote.
     pub(crate) fn learn(&mut self, signer: PeerId, record: &BlockRecord, now: Instant) {
+        self.learn_with(None, signer, record, now);
+    }
+
+    /// As [`Ipam::learn`], of what the owner that we know has said itself.
+    pub(crate) fn learn_with(
+        &mut self,
+        word_of: Option<PeerId>,
+        signer: PeerId,
+        record: &BlockRecord,
+        now: Instant,
+    ) {
         let span = Span::of(record.prefix);
         if span.intersection(self.range) != Some(span) {
             self.stats.records_out_of_range += 1;
@@ -46,26 +58,45 @@ impl Ipam {
         }
         self.note_member(signer);
         self.note_member(record.owner);
-        let outcome = self.map.merge(signer, record);
+        let court = Present::new(self.me, self.memory, &self.removals, &self.peers)
+            .told_by(word_of, Holding::new(signer, record));
+        let outcome = self.map.merge(signer, record, &court);
+        if outcome.unconnected > 0 {
+            self.consider_doubts(record, now);
+        }
         if signer == self.me && !outcome.changes.is_empty() {
             // A record of an earlier life that the journal does not know: the disk was put back. It binds us all the same.
             self.write_down(*record);
-        } else {
-            self.journal_learnt(signer, record, &outcome);
+            self.journal_rest(record, &outcome.changes);
+            self.apply(outcome, now);
+            return self.doubt_memory(now);
         }
+        self.journal_learnt(signer, record, &outcome);
         self.apply(outcome, now);
     }
 
     /// What is known about others is kept as well: after a removal, the disks of those who remain may be the only place
     /// that knows what the removed peer owned. Ownership changes rarely, so this costs little.
     fn journal_learnt(&mut self, signer: PeerId, record: &BlockRecord, outcome: &Outcome) {
-        let clean = outcome.changes.iter().all(|change| change.after.standing == Standing::Clean);
-        if clean && outcome.refused == 0 && !outcome.changes.is_empty() {
+        let whole =
+            |change: &Change| change.after.standing == Standing::Clean && change.after.is_of(signer, record);
+        let counts = outcome.refused + outcome.unconnected == 0 && !outcome.changes.is_empty();
+        if counts && outcome.changes.iter().all(whole) {
             let standing = Standing::Clean;
             self.out.persist(JournalEntry::Block { signer, record: *record, standing });
             return;
         }
-        for change in &outcome.changes {
+        self.journal_changes(&outcome.changes);
+    }
+
+    /// A record of our own is written down already; it may have let records of others count.
+    pub(crate) fn journal_rest(&mut self, own: &BlockRecord, changes: &[Change]) {
+        let rest = changes.iter().filter(|change| !change.after.is_of(self.me, own));
+        self.journal_changes(&rest.copied().collect::<Vec<_>>());
+    }
+
+    pub(crate) fn journal_changes(&mut self, changes: &[Change]) {
+        for change in changes {
             for prefix in change.span.blocks() {
                 let record = BlockRecord { prefix, owner: change.after.owner, epoch: change.after.epoch };
                 let (signer, standing) = (change.after.signer, change.after.standing);
@@ -78,6 +109,7 @@ impl Ipam {
     pub(crate) fn apply(&mut self, outcome: Outcome, now: Instant) {
         self.stats.records_not_the_owners += outcome.refused as u64;
         self.stats.records_contested += outcome.contested as u64;
+        self.stats.records_unconnected += outcome.unconnected as u64;
         let mut offered = Vec::new();
         for change in &outcome.changes {
             self.apply_change(change);
@@ -95,7 +127,7 @@ impl Ipam {
             self.take_up(span, now);
         }
         for change in &outcome.changes {
-            self.prune(change.span);
+            self.prune(change.span, now);
         }
     }
 
@@ -173,12 +205,15 @@ impl Ipam {
 
     fn sign(&mut self, record: BlockRecord, now: Instant) {
         self.write_down(record);
-        let outcome = self.map.merge(self.me, &record);
-        // Only of the step itself: it may also let records of others count that were refused before, and those may contradict each other.
-        let ours = |holding: &Holding| {
-            (holding.signer, holding.owner, holding.epoch) == (self.me, record.owner, record.epoch)
+        let court = Present::new(self.me, self.memory, &self.removals, &self.peers);
+        let outcome = self.map.merge(self.me, &record, &court);
+        // The step may let others count at once that were not connected before: only what is older must be gone.
+        let counted = |holding: &Holding| {
+            let is_ours = (holding.signer, holding.owner) == (self.me, record.owner);
+            holding.epoch > record.epoch || holding.epoch == record.epoch && is_ours
         };
-        assert!(self.map.all(Span::of(record.prefix), ours), "own steps follow what is known");
+        assert!(self.map.all(Span::of(record.prefix), counted), "own steps follow what is known");
+        self.journal_rest(&record, &outcome.changes);
         self.apply(outcome, now);
     }
 
@@ -189,12 +224,13 @@ impl Ipam {
             self.out.persist(JournalEntry::Block { signer: self.me, record, standing });
         }
         self.records.insert(record.prefix, record);
+        self.published.replaced(record.prefix);
         self.out.publish(Publish { key: record.key(), value: Some(record.encode()) });
     }
 
     /// Withdraws own records around `span` that say nothing current any more: a record is needed while it is the newest
     /// one about any address.
-    pub(crate) fn prune(&mut self, span: Span) {
+    pub(crate) fn prune(&mut self, span: Span, now: Instant) {
         let mut near: Vec<Ipv4Net> = Vec::new();
         // Whatever overlaps the span either covers its first address or begins inside.
         let mut around = Some(Span::single(span.first).largest_block());
@@ -209,8 +245,7 @@ impl Ipam {
             // A block that begins where the span does comes up twice.
             let Some(record) = self.records.get(&prefix) else { continue };
             if !self.is_current(record) {
-                self.records.remove(&prefix);
-                self.out.publish(Publish { key: block_key(prefix), value: None });
+                self.retire(prefix, now);
             }
         }
     }

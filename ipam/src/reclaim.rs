@@ -63,7 +63,12 @@ impl Ipam {
         self.reclaiming.last_look = Some(now);
         let removed = &self.removals;
         self.reclaiming.dead_since.retain(|peer, _| !removed.is_removed(*peer));
-        if asleep || !self.is_majority() || self.leaving.is_some() || self.removals.is_removed(self.me) {
+        if asleep
+            || !self.is_majority()
+            || self.leaving.is_some()
+            || self.removals.is_removed(self.me)
+            || self.knows_no_owner()
+        {
             self.reclaiming.dead_since.values_mut().for_each(|since| *since = now);
         }
         if self.reclaiming.dead_since.is_empty() {

@@ -17,15 +17,15 @@ use gossip::planted::{Bug, planted};
 use crate::AllocateError;
 use crate::ipam::{Ipam, Presence, Publish, Ticket};
 use crate::journal::JournalEntry;
-use crate::map::Holding;
 use crate::message::{MAX_PARTS, Message, REMOVALS, REPORT_BLOCKS, RemovalQuery, ReportHeader};
 use crate::record::{BlockRecord, RemovalRecord};
-use crate::span::{Span, mix};
+use crate::removed::{Novelty, Takeover};
+use crate::span::Span;
 
 /// Epochs that a takeover skips for each removal that its heir knows: more steps than the removed peer and its recipients can have
 /// made unseen, so that the takeover is the last word about an address even if a member was not known and not asked. An heir that was
 /// removed in turn may have taken over unseen as well; who inherits from both knows more removals and ends above it.
-const TAKEOVER_STEP: u64 = 1 << 16;
+pub(crate) const TAKEOVER_STEP: u64 = 1 << 16;
 
 /// Answers to earlier rounds of questions that still count: they may be on their way for a few seconds.
 const ROUNDS_KEPT: u64 = 8;
@@ -47,6 +47,8 @@ pub enum Removal {
     },
     /// Nothing is known of such a peer; nothing changed.
     UnknownPeer,
+    /// Nobody here has heard who owns the range: if that is the peer, nobody could inherit. Nothing changed.
+    NoOwnerKnown,
     /// A peer does not remove itself (`reset` does); nothing changed.
     Myself,
     /// This peer has been removed and has no say any more; nothing changed.
@@ -54,153 +56,6 @@ pub enum Removal {
         /// Who took over.
         by: PeerId,
     },
-}
-
-/// One takeover that is not finished.
-#[derive(Debug)]
-struct Takeover {
-    settle_at: Instant,
-    /// Until when the removed peer itself is waited for, should it still be reachable.
-    patience_until: Instant,
-    next_query: Instant,
-    wake: Instant,
-    round: u64,
-    /// Parts of reports that are not complete, by member and round.
-    partial: BTreeMap<(PeerId, u64), BTreeSet<u16>>,
-    answered: BTreeSet<PeerId>,
-}
-
-/// All that is known about removals.
-#[derive(Debug, Default)]
-pub(crate) struct Removals {
-    /// (heir, removed), as signed by the heirs.
-    claims: BTreeSet<(PeerId, PeerId)>,
-    /// Who is removed, and who takes over: the first of those who wanted to and are still there, or else whoever takes over
-    /// from one of those.
-    heirs: BTreeMap<PeerId, PeerId>,
-    /// Removed peers whose heir inherited them and has not signed for it: the removal by somebody who is removed in turn.
-    unclaimed: BTreeMap<PeerId, RemovalRecord>,
-    next_nudge: Option<Instant>,
-    /// Of all claims: peers with the same digest know the same removals.
-    digest: u64,
-    takeovers: BTreeMap<PeerId, Takeover>,
-    /// Takeovers that we have finished. Should more of such a peer's space turn up, they start again.
-    taken_over: BTreeSet<PeerId>,
-}
-
-impl Removals {
-    pub(crate) fn is_removed(&self, peer: PeerId) -> bool {
-        self.heirs.contains_key(&peer)
-    }
-
-    /// Who takes over from `peer`, which is removed.
-    pub(crate) fn removed_by(&self, peer: PeerId) -> Option<PeerId> {
-        self.heirs.get(&peer).copied()
-    }
-
-    /// The removed peer whose heir gets what is held so: its owner; or who gave it, if that is not taken up.
-    pub(crate) fn orphaned_by(&self, holding: &Holding) -> Option<PeerId> {
-        [holding.owner, holding.signer].into_iter().find(|peer| self.is_removed(*peer))
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (PeerId, PeerId)> + '_ {
-        self.heirs.iter().map(|(&removed, &heir)| (removed, heir))
-    }
-
-    pub(crate) fn claims(&self) -> impl Iterator<Item = RemovalRecord> + '_ {
-        self.claims.iter().map(|&(heir, removed)| RemovalRecord { removed, heir })
-    }
-
-    pub(crate) fn taken_over(&self) -> impl Iterator<Item = PeerId> + '_ {
-        self.taken_over.iter().copied()
-    }
-
-    pub(crate) fn note_taken_over(&mut self, removed: PeerId) {
-        self.taken_over.insert(removed);
-    }
-
-    pub(crate) fn next_wakeup(&self) -> Option<Instant> {
-        let takeovers = self.takeovers.values().map(|takeover| takeover.wake);
-        takeovers.chain(self.next_nudge.filter(|_| !self.unclaimed.is_empty())).min()
-    }
-
-    pub(crate) fn hurry(&mut self, now: Instant) {
-        for takeover in self.takeovers.values_mut() {
-            takeover.next_query = takeover.next_query.min(now);
-        }
-    }
-
-    /// Adds a claim; says whether it is new.
-    pub(crate) fn insert(&mut self, removal: RemovalRecord) -> Novelty {
-        if removal.heir == removal.removed || !self.claims.insert((removal.heir, removal.removed)) {
-            return Novelty::Known;
-        }
-        self.recompute();
-        Novelty::New
-    }
-}
-
-impl Removals {
-    fn recompute(&mut self) {
-        let words = self.claims.iter().flat_map(|(heir, removed)| [heir.0, removed.0]);
-        self.digest = words.fold(0, |digest, bytes| {
-            let word = u128::from_be_bytes(bytes);
-            mix(digest ^ mix(low(word) ^ mix(low(word >> 64))))
-        });
-        let mut removers: BTreeMap<PeerId, PeerId> = BTreeMap::new();
-        for &(heir, removed) in &self.claims {
-            if !self.is_countered(heir, removed) {
-                removers.entry(removed).or_insert(heir);
-            }
-        }
-        let mut heirs: BTreeMap<PeerId, PeerId> = BTreeMap::new();
-        for &(heir, removed) in &self.claims {
-            if !removers.contains_key(&heir) && removers.contains_key(&removed) {
-                heirs.entry(removed).or_insert(heir);
-            }
-        }
-        self.unclaimed.clear();
-        for (&removed, &remover) in &removers {
-            if heirs.contains_key(&removed) {
-                continue;
-            }
-            let mut heir = remover;
-            while let Some(&next) = removers.get(&heir) {
-                heir = next;
-            }
-            self.unclaimed.insert(removed, RemovalRecord { removed, heir: remover });
-            heirs.insert(removed, heir);
-        }
-        self.heirs = heirs;
-    }
-
-    /// Whether `removed` has removed `heir` as well, directly or through others, and counts more: of each circle of
-    /// removals the smallest id stays.
-    fn is_countered(&self, heir: PeerId, removed: PeerId) -> bool {
-        let (mut reached, mut next) = (BTreeSet::new(), vec![removed]);
-        while let Some(peer) = next.pop() {
-            if peer == heir {
-                return removed < heir;
-            }
-            if reached.insert(peer) {
-                let least = PeerId([0; 16]);
-                let own = self.claims.range((peer, least)..).take_while(|claim| claim.0 == peer);
-                next.extend(own.map(|&(_, removed)| removed));
-            }
-        }
-        false
-    }
-}
-
-fn low(word: u128) -> u64 {
-    u64::try_from(word & u128::from(u64::MAX)).expect("masked")
-}
-
-/// Whether something was not known before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Novelty {
-    New,
-    Known,
 }
 
 impl Ipam {
@@ -221,10 +76,19 @@ impl Ipam {
         if !self.members.contains(&peer) {
             return Removal::UnknownPeer;
         }
+        if self.knows_no_owner() {
+            return Removal::NoOwnerKnown;
+        }
         self.claim_removal(peer, now);
         self.turn(now);
         let addresses = self.owners_within(self.range).get(&peer).copied().unwrap_or(0);
         Removal::Started { addresses, waiting_for: self.takeover_waits_for(peer) }
+    }
+
+    /// The creator of a fabric owns all of it at first, and its word may not have come yet. Were it removed before that, the range would
+    /// be lost: an heir takes over what is known.
+    pub(crate) fn knows_no_owner(&self) -> bool {
+        self.map.iter().next().is_none()
     }
 
     /// Somebody takes over the space of somebody else; perhaps ours. The claim must come from the heir itself.
@@ -251,6 +115,7 @@ impl Ipam {
             takeover.next_query = now;
         }
         self.removals.next_nudge = Some(now);
+        self.judge_again(self.range, now);
         self.claim_inherited(now);
         self.consider_takeovers(now);
         self.consider_forwarding_all(now);

@@ -8,10 +8,11 @@ use gossip::RecordKey;
 use ipnet::Ipv4Net;
 
 use crate::Ipam;
+use crate::doubt::Memory;
 use crate::ipam::{Publish, Trust};
 use crate::journal::JournalEntry;
 use crate::map::{Holding, Standing};
-use crate::record::{BlockRecord, FreeRecord, block_key};
+use crate::record::{BlockRecord, FreeRecord};
 use crate::span::Span;
 
 /// Why a journal does not fit this allocator: its configuration was changed, or it belongs to another fabric.
@@ -68,6 +69,8 @@ impl Ipam {
             }
             JournalEntry::HandedOver(heir) => self.leaving = Some(heir),
             JournalEntry::TakenOver(removed) => self.removals.note_taken_over(removed),
+            JournalEntry::Distrusted => self.distrust(),
+            JournalEntry::Trusted => (self.trust, self.memory) = (Trust::Sure, Memory::Whole),
         }
         Ok(())
     }
@@ -75,11 +78,18 @@ impl Ipam {
     /// Before [`Ipam::restored`]: entries of the journal may be missing. Own space is out of use until [`Ipam::trust`].
     pub fn distrust(&mut self) {
         self.trust = Trust::Unsure;
+        self.memory = Memory::Holes;
+    }
+
+    /// Whether own space is out of use until [`Ipam::trust`].
+    pub fn distrusts_journal(&self) -> bool {
+        self.trust == Trust::Unsure
     }
 
     /// The fabric was heard: what is still ours is ours, and is used again. No-op unless [`Ipam::distrust`] was called.
     pub fn trust(&mut self, now: Instant) {
         if std::mem::replace(&mut self.trust, Trust::Sure) == Trust::Unsure {
+            self.out.persist(JournalEntry::Trusted);
             self.regain();
             self.put_to_rest(now);
             self.drop_foreign_leases();
@@ -91,12 +101,15 @@ impl Ipam {
     /// All entries are in: rebuilds what follows from them, and publishes again what others may have missed.
     pub fn restored(&mut self, now: Instant) {
         self.listens_until = (!self.records.is_empty()).then(|| now + self.config.removal_settle);
-        if self.trust == Trust::Sure {
-            self.regain();
-            self.put_to_rest(now);
-            self.drop_foreign_leases();
+        match self.trust {
+            Trust::Sure => {
+                self.regain();
+                self.put_to_rest(now);
+                self.drop_foreign_leases();
+            }
+            Trust::Unsure => self.out.persist(JournalEntry::Distrusted),
         }
-        self.publish_all();
+        self.publish_all(now);
         self.take_up_offers(now);
         self.pass_on(now);
         self.claim_inherited(now);
@@ -128,6 +141,7 @@ impl Ipam {
         entries.extend(self.removals.claims().map(JournalEntry::Removal));
         entries.extend(self.removals.taken_over().map(JournalEntry::TakenOver));
         entries.extend(self.leaving.map(JournalEntry::HandedOver));
+        entries.extend((self.trust == Trust::Unsure).then_some(JournalEntry::Distrusted));
         let address = Ipv4Addr::from_bits;
         entries.extend(
             self.space
@@ -180,24 +194,27 @@ impl Ipam {
     /// still say there is said again, or gossip would take it for forgotten and withdraw it.
     pub fn publish_again(&mut self, key: &RecordKey) {
         let block = self.records.values().find(|record| record.key() == *key).map(BlockRecord::encode);
+        let deed = self.published.iter().find(|deed| deed.0.key() == *key).map(|deed| deed.encode());
         let mut claims = self.removals.claims().filter(|claim| claim.heir == self.me);
         let removal = claims.find(|claim| claim.key() == *key).map(|claim| claim.encode());
         let free =
             self.reported.filter(|_| FreeRecord::key() == *key).map(|free| FreeRecord { free }.encode());
-        if let Some(value) = block.or(removal).or(free) {
+        if let Some(value) = block.or(deed).or(removal).or(free) {
             self.out.publish(Publish { key: key.clone(), value: Some(value) });
         }
     }
 
-    fn publish_all(&mut self) {
-        for (prefix, record) in self.records.clone() {
-            let value = if self.is_current(&record) {
-                Some(record.encode())
-            } else {
-                self.records.remove(&prefix);
-                None
-            };
-            self.out.publish(Publish { key: block_key(prefix), value });
+    fn publish_all(&mut self, now: Instant) {
+        let mut records: Vec<BlockRecord> = self.records.values().copied().collect();
+        // The newest gifts stay known.
+        records.sort_by_key(|record| record.epoch);
+        for record in records {
+            if !self.is_current(&record) {
+                self.retire(record.prefix, now);
+            }
+        }
+        for record in self.records.values() {
+            self.out.publish(Publish { key: record.key(), value: Some(record.encode()) });
         }
         let own: Vec<_> = self.removals.claims().filter(|removal| removal.heir == self.me).collect();
         for removal in own {

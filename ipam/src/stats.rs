@@ -9,6 +9,10 @@ pub struct Stats {
     pub records_out_of_range: u64,
     /// Records whose signer did not own what it gave. Never in a healthy fabric.
     pub records_not_the_owners: u64,
+    /// Records between which and what is known steps are missing. Normal for who was away; they count when they are connected.
+    pub records_unconnected: u64,
+    /// Questions to owners about such records. Normal for who was away.
+    pub asked_owners: u64,
     /// Records that contradict another one of the same epoch. Never in a healthy fabric.
     pub records_contested: u64,
     /// Removal records that somebody else than the heir signed. Never in a healthy fabric.

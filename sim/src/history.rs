@@ -105,7 +105,11 @@ fn concerns_entry(entry: &JournalEntry, subject: Subject) -> bool {
         | JournalEntry::Free { addr }
         | JournalEntry::Lost { addr, .. }
         | JournalEntry::LostGone { addr } => *addr == wanted,
-        JournalEntry::Removal(_) | JournalEntry::HandedOver(_) | JournalEntry::TakenOver(_) => true,
+        JournalEntry::Removal(_)
+        | JournalEntry::HandedOver(_)
+        | JournalEntry::TakenOver(_)
+        | JournalEntry::Distrusted
+        | JournalEntry::Trusted => true,
         JournalEntry::Member(_) => false,
     }
 }

@@ -211,7 +211,8 @@ impl Host {
         for wrong in node.restore(&found.entries, now) {
             self.news.push(News::Notice(format!("journal: {wrong}")));
         }
-        let sure = self.fabric.seeds.is_some() || !found.damaged || membership.known.is_empty();
+        let unsure = node.distrusts_journal();
+        let sure = self.fabric.seeds.is_some() || !unsure || membership.known.is_empty();
         if membership.founder && sure {
             self.found(&mut node, now);
         }
@@ -236,7 +237,7 @@ impl Host {
             wake: None,
             removed_by: None,
             is_clone: false,
-            unsure: found.damaged,
+            unsure,
             next_house: now + HOUSEKEEPING,
             leases: BTreeMap::new(),
             next_ticket: 0,
@@ -371,6 +372,7 @@ impl Host {
         let entries = self.disk.read(File::Ipam).entries;
         self.with(now, |node, now| node.restore(&entries, now));
         if let Some(router) = &mut self.router {
+            router.unsure = router.node.distrusts_journal();
             for container in std::mem::take(&mut router.leases).into_values() {
                 self.news.push(News::Refused(container, "state is not durable".to_owned()));
             }

@@ -205,9 +205,7 @@ fn mixed(wish: &Wish, dice: &mut Dice) -> Plan {
     }
     let count = 5 + dice.below(40);
     containers(&mut plan, dice, count);
-    // Whoever has missed some epochs believes a gift of what was never the giver's (ADR 0004): not together with other faults.
-    let all: Vec<Kind> = Kind::ALL.iter().copied().filter(|kind| *kind != Kind::LyingGift).collect();
-    let kinds: Vec<Kind> = (0..1 + dice.below(6)).map(|_| all[dice.index(all.len())]).collect();
+    let kinds: Vec<Kind> = (0..1 + dice.below(6)).map(|_| Kind::ALL[dice.index(Kind::ALL.len())]).collect();
     let count = 1 + dice.below(12);
     faults(&mut plan, dice, &kinds, count);
     plan

@@ -13,7 +13,7 @@ use crate::world::{Fate, World};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
-fn peer(n: u8) -> PeerId {
+pub(crate) fn peer(n: u8) -> PeerId {
     PeerId([n; 16])
 }
 
@@ -21,7 +21,7 @@ fn owner(name: &str) -> Owner {
     Owner(name.to_owned())
 }
 
-fn founder(range: &str, now: Instant) -> Ipam {
+pub(crate) fn founder(range: &str, now: Instant) -> Ipam {
     let mut ipam = Ipam::new(Config::new(range.parse().unwrap()), peer(1), 7, now);
     ipam.found(now);
     ipam
@@ -39,7 +39,7 @@ fn address(text: &str) -> Ipv4Addr {
 }
 
 /// Hosts of a small fabric in which everybody has a share.
-fn fabric(range: &str, hosts: usize) -> World {
+pub(crate) fn fabric(range: &str, hosts: usize) -> World {
     let mut world = World::new(1, range.parse().unwrap(), hosts);
     world.run(Duration::from_secs(5));
     world
@@ -393,8 +393,8 @@ fn an_heir_is_told_what_only_another_heir_has_heard_of() {
         hosts.each_ref().map(|host| host.peer_of(address("10.0.0.8"))) == [Some(peer(2)); 3]
     });
     assert!(told);
-    // Nobody goes on telling what is known, also after scraps were given back.
-    carry(&mut hosts, later + Duration::from_secs(20), 300);
+    // Nobody goes on telling what is known, also after scraps were given back and gifts were forgotten.
+    carry(&mut hosts, later + Duration::from_secs(20), 900);
     let reasons = hosts.each_ref().map(|host| host.poll_timeout().map(|(_, why)| why));
     assert_eq!(reasons[..2], [None, None]);
 }
@@ -526,9 +526,12 @@ fn removals_of_nobody_and_of_oneself_change_nothing() {
 #[test]
 fn a_removed_peer_that_still_seems_alive_is_waited_for_only_for_a_while() {
     let now = Instant::now();
-    let mut ipam = founder("10.0.0.0/24", now);
-    let record = BlockRecord { prefix: "10.0.0.128/25".parse().unwrap(), owner: peer(2), epoch: 5 };
-    ipam.handle_record(peer(2), &record.key(), Some(&record.encode()), now).unwrap();
+    let mut ipam = Ipam::new(Config::new("10.0.0.0/24".parse().unwrap()), peer(1), 7, now);
+    for (prefix, owner) in [("10.0.0.0/24", 2), ("10.0.0.0/25", 1)] {
+        let record =
+            BlockRecord { prefix: prefix.parse().unwrap(), owner: peer(owner), epoch: 3 - u64::from(owner) };
+        ipam.handle_record(peer(2), &record.key(), Some(&record.encode()), now).unwrap();
+    }
     ipam.handle_reachable(peer(2), Presence::Reachable, now);
     let removal = ipam.remove_peer(peer(2), now);
     assert_eq!(removal, Removal::Started { addresses: 128, waiting_for: vec![peer(2)] });
@@ -607,12 +610,18 @@ fn a_damaged_journal_gives_nothing_before_the_fabric_was_heard() {
     ipam.found(now);
     let first: Vec<JournalEntry> = std::iter::from_fn(|| ipam.poll_persist()).collect();
     let mut late = Ipam::new(Config::new("10.32.0.0/24".parse().unwrap()), me, 1, now);
-    for entry in first {
+    for entry in first.clone() {
         late.restore(entry).unwrap();
     }
     late.distrust();
     late.restored(now);
     assert_eq!(late.own_blocks(), []);
+    // Nor after another restart, which finds nothing wrong with what is left of the journal.
+    let mut again = Ipam::new(Config::new("10.32.0.0/24".parse().unwrap()), me, 1, now);
+    let second = std::iter::from_fn(|| late.poll_persist());
+    first.into_iter().chain(second).for_each(|entry| again.restore(entry).unwrap());
+    again.restored(now);
+    assert!(again.distrusts_journal() && again.own_blocks().is_empty());
     late.handle_reachable(asker, Presence::Reachable, now);
     let taken = BlockRecord { prefix: "10.32.0.128/25".parse().unwrap(), owner: asker, epoch: 3 };
     late.handle_record(asker, &taken.key(), Some(&taken.encode()), now).unwrap();

@@ -44,6 +44,8 @@ fn any_entry() -> impl Strategy<Value = JournalEntry> {
         any_peer().prop_map(JournalEntry::Member),
         any_peer().prop_map(JournalEntry::HandedOver),
         any_peer().prop_map(JournalEntry::TakenOver),
+        Just(JournalEntry::Distrusted),
+        Just(JournalEntry::Trusted),
     ]
 }
 

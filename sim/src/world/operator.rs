@@ -124,7 +124,7 @@ impl World {
         Ok(())
     }
 
-    /// `weavectl rmpeer`: refused while the peer seems to be alive.
+    /// `weavectl rmpeer`: refused while the peer seems to be alive, and while nobody knows what it owns.
     fn remove(&mut self, at: u16, gone: u16, tries: u32) -> Result<(), Failure> {
         let Some(at) = self.next_member(at, gone) else { return Ok(()) };
         let peer = self.hosts[usize::from(gone)].id;
@@ -135,13 +135,12 @@ impl World {
         let now = here.clock.read(self.now);
         let Some(router) = &mut here.router else { return Ok(()) };
         if router.node.is_alive(peer) {
-            if tries < TRIES {
-                let order = Order::Remove { at, gone, tries: tries + 1 };
-                self.queue.push(self.now + PATIENCE, super::What::Order(order));
-            }
-            return Ok(());
+            return self.remove_later(at, gone, tries);
         }
         let removal = router.node.remove_peer(peer, now);
+        if removal == Removal::NoOwnerKnown {
+            return self.remove_later(at, gone, tries);
+        }
         self.history.note(self.now, at, format!("rmpeer of host {gone}: {removal:?}"));
         self.removing = Some(gone);
         let turned = self.turn(at);
@@ -152,6 +151,15 @@ impl World {
         if durable && matches!(removal, Removal::Started { .. }) && self.model.fate(gone) != Fate::Gone {
             self.excuse_unknown(at, gone);
             self.model.set_fate(gone, Fate::Removed);
+        }
+        Ok(())
+    }
+
+    /// The command line says that it should be tried again.
+    fn remove_later(&mut self, at: u16, gone: u16, tries: u32) -> Result<(), Failure> {
+        if tries < TRIES {
+            let order = Order::Remove { at, gone, tries: tries + 1 };
+            self.queue.push(self.now + PATIENCE, super::What::Order(order));
         }
         Ok(())
     }

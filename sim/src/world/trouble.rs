@@ -253,9 +253,7 @@ impl World {
 
     fn fault_of_removal(&mut self, fault: Fault, end: Duration) -> Result<(), Failure> {
         let Fault { kind, host, other, .. } = fault;
-        // What nobody has heard of yet goes with whoever is removed.
-        let too_early = self.now < HEARD_OF;
-        if too_early || self.members().len() < 3 || self.model.fate(host) != Fate::Member {
+        if self.members().len() < 3 || self.model.fate(host) != Fate::Member {
             return Ok(());
         }
         let remove = |at| What::Order(Order::Remove { at, gone: host, tries: 0 });

@@ -71,7 +71,11 @@ impl Node {
         if key.kind != Kind::BLOCK {
             return;
         }
-        let record = self.gossip.record(origin, key).filter(|record| record.value.is_some());
+        // Deeds say again what was said before.
+        let is_step = |record: &&Record| {
+            record.value.as_deref().is_some_and(|value| BlockRecord::decode(value).is_ok())
+        };
+        let record = self.gossip.record(origin, key).filter(is_step);
         if let Some(evidence) = record.and_then(|record| self.evidence(record)) {
             self.outputs.push_back(Output::Evidence(Box::new(evidence)));
         }

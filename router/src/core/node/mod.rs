@@ -252,6 +252,11 @@ impl Node {
         self.trust = Trust::Unsure;
     }
 
+    /// Whether entries of the journal may be missing: they were at this start, or at an earlier one before the fabric was heard.
+    pub fn distrusts_journal(&self) -> bool {
+        self.ipam.distrusts_journal()
+    }
+
     /// The fabric was heard since [`Node::distrust_journal`].
     pub fn trust_journal(&mut self, now: Instant) {
         self.trust = Trust::Sure;
@@ -298,7 +303,7 @@ impl Node {
         let mut wrong = Vec::new();
         let config =
             ipam::Config { reclaim_after: self.reclaim_after, ..ipam::Config::new(self.config.range) };
-        self.ipam = Ipam::new(config, self.me, self.seed, now);
+        let before = std::mem::replace(&mut self.ipam, Ipam::new(config, self.me, self.seed, now));
         for (index, bytes) in entries.iter().enumerate() {
             let result = JournalEntry::decode(bytes).map_err(|e| e.to_string());
             if let Err(why) = result.and_then(|entry| self.ipam.restore(entry).map_err(|e| e.to_string())) {
@@ -310,6 +315,7 @@ impl Node {
             Trust::Unsure => self.ipam.distrust(),
         }
         self.ipam.restored(now);
+        self.ipam.follow_on(before, now);
         self.retell_ipam(now);
         // A claim that could not be written is made again.
         match self.founding.clone() {

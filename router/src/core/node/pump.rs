@@ -243,6 +243,7 @@ impl Node {
                 let text = "records of this router exist that it did not write: its state directory is a copy or was rolled back";
                 self.outputs.push_back(Output::Clone(text.to_owned()));
                 self.outputs.push_back(Output::BootChanged(boot));
+                self.ipam.doubt_memory(now);
             }
         }
     }

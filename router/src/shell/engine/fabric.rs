@@ -211,6 +211,7 @@ impl Engine {
         for wrong in node.restore(ipam, now) {
             tracing::error!(wrong, "entry of the allocation journal does not fit");
         }
+        self.unsure = node.distrusts_journal();
         // At every start, as a founder that died before its claim was durable has to claim again; where an owner is known nothing comes
         // of it. One whose journal was damaged may have given space away, and learns from its peers what is left.
         let founds = file.founder && (!self.unsure || file.known.is_empty());

@@ -85,6 +85,7 @@ impl Engine {
         if let Some(running) = &mut self.running {
             // Not settled: what follows from the restored state is not durable either before the next turn wrote it.
             running.node.restore(&entries, now);
+            self.unsure = running.node.distrusts_journal();
         }
         for (reply, _) in std::mem::take(&mut self.leases).into_values() {
             let _ = reply.send(Err(not_durable(why)));

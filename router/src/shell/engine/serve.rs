@@ -253,6 +253,14 @@ impl Engine {
                 format!("this router was itself removed by {}", running.node.nickname(by)),
                 "weavectl reset, then weavectl join TOKEN",
             )),
+            ipam::Removal::NoOwnerKnown => Err(refusal_with(
+                ErrorCode::Conflict,
+                format!(
+                    "nobody has told this router yet who owns the addresses; if it is {}, all of them would be lost with it",
+                    running.node.nickname(peer)
+                ),
+                "start weaved on that host; if it is gone for good, weavectl reset on all hosts, weavectl up on one and weavectl join on the others",
+            )),
             ipam::Removal::Myself | ipam::Removal::UnknownPeer => {
                 Err(refusal(ErrorCode::NotFound, format!("no peer `{text}` to remove")))
             }
