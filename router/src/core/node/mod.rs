@@ -351,6 +351,8 @@ impl Node {
 
     /// Dial an address until it is forgotten.
     pub fn connect(&mut self, address: SocketAddr, now: Instant) {
+        // Somebody wants it: it is not only tried any more.
+        self.remembered.remove(&address);
         self.sessions.connect_address(address, now);
         self.pump(now);
     }
@@ -641,8 +643,9 @@ impl Node {
 
     /// Dials an address from before a restart until any peer is found.
     pub fn try_address(&mut self, address: SocketAddr, now: Instant) {
-        if self.remembered.insert(address) {
+        if !self.sessions.is_dialled(address) {
             self.connect(address, now);
+            self.remembered.insert(address);
         }
     }
 

@@ -147,6 +147,10 @@ impl Node {
             }
             SessionEvent::Down { peer, reason } => {
                 self.gossip.handle_link_down(peer, now);
+                // Perhaps it was cut off and has not heard of its removal: should it come back, it is let in to listen again.
+                if let Some(door) = self.removed.get_mut(&peer) {
+                    *door = None;
+                }
                 self.outputs.push_back(Output::ClearTx(peer));
                 self.outputs.push_back(Output::Notice(format!("session with {} ended: {reason}", peer.short())));
             }

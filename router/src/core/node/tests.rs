@@ -417,3 +417,19 @@ fn names_go_with_their_host_and_come_back_with_it() {
     world.run(Duration::from_secs(1));
     assert_eq!(world.found(0, "web"), Found::Nothing);
 }
+
+#[test]
+fn removed_peer_that_was_cut_off_hears_of_it_when_it_is_back() {
+    let mut world = World::new(3, 8, 0);
+    world.run(Duration::from_secs(3));
+    let gone = world.host(2).node.me();
+    let stopped = world.hosts[2].take();
+    // Nobody has noticed yet that it does not answer: it cannot have heard what it is told now.
+    let now = world.now;
+    assert!(matches!(world.host(0).node.remove_peer(gone, now), Removal::Started { .. }));
+    world.run(Duration::from_secs(40));
+    world.start(2, stopped.expect("it ran").disk, 2);
+    world.run(Duration::from_secs(20));
+    let heir = world.host(0).node.me();
+    assert_eq!(world.host(2).removed_by, Some(heir));
+}

@@ -129,6 +129,11 @@ impl Sessions {
         target.handle_timeout(&mut self.common, now);
     }
 
+    /// Whether an address is dialled until it is forgotten.
+    pub fn is_dialled(&self, address: SocketAddr) -> bool {
+        self.targets.contains_key(&address)
+    }
+
     /// Stops dialling an address. Its session stays as long as something else wants it or uses it.
     pub fn forget_address(&mut self, address: SocketAddr, now: Instant) {
         let Some(target) = self.targets.remove(&address) else { return };
