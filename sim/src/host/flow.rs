@@ -43,8 +43,11 @@ impl Host {
     /// Makes the interface of a leased address, then writes the record.
     pub fn wire(&mut self, container: u32, address: Ipv4Addr, at: Duration) {
         let now = self.clock.read(at);
-        if self.router.is_none() {
-            return;
+        let Some(router) = &self.router else { return };
+        if router.node.ipam().owner_of(address) != Some(holder(container)) {
+            // As the shell: the space was given away in between.
+            self.kernel.remove(&container);
+            return self.news.push(News::Refused(container, "the router leaves, or was removed".to_owned()));
         }
         self.kernel.insert(container, address);
         self.news.push(News::Wired(container, address));

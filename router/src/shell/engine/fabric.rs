@@ -380,6 +380,13 @@ impl Engine {
     pub(super) async fn reset(&mut self) -> Result<ResetAnswer, ApiError> {
         let now = Instant::now();
         let Some(running) = &mut self.running else { return Ok(ResetAnswer { heir: None, detached: 0 }) };
+        if !self.attachments.is_empty() {
+            return Err(refusal_with(
+                ErrorCode::Conflict,
+                format!("{} container interfaces were attached in the meantime", self.attachments.len()),
+                "weavectl reset --force",
+            ));
+        }
         let heir = running.node.leave(now);
         self.settle().await;
         // The grants are datagrams until the heir has taken them up.

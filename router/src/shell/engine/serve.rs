@@ -177,9 +177,30 @@ impl Engine {
     }
 
     fn attached(&mut self, kept: Kept, reply: Reply<()>) {
+        if let Err(error) = self.still_leased(&kept.attachment) {
+            return drop(reply.send(Err(error)));
+        }
         let entry = fabric::attached_entry(&kept);
         self.remember(kept, Instant::now());
         self.attachment_writes.push((entry, Box::new(move |durable| drop(reply.send(durable)))));
+    }
+
+    /// Between the lease and the record the space can be given away: this router leaves, or was removed. Nobody may be told then that a
+    /// container has the address.
+    fn still_leased(&self, attachment: &Attachment) -> Result<(), ApiError> {
+        let Some(running) = &self.running else { return Err(fabric::no_fabric()) };
+        let (addr, ipam) = (attachment.address.addr(), running.node.ipam());
+        let keeps_nothing = ipam.summary().leaving_to.is_some() || ipam.is_removed(running.node.me());
+        if keeps_nothing && ipam.owner_of(addr).is_none() {
+            return Err(refusal_with(
+                ErrorCode::Conflict,
+                format!(
+                    "{addr} was given away while it was attached: this router leaves the fabric, or was removed"
+                ),
+                "weavectl status",
+            ));
+        }
+        Ok(())
     }
 
     fn detached(&mut self, attachment: &Attachment, reply: Reply<()>) {
