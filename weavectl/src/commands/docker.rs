@@ -1,5 +1,7 @@
 //! `setup docker`: a network of the fabric, made by Docker's own API.
 
+use std::net::Ipv4Addr;
+
 use control::Client;
 use ipnet::Ipv4Net;
 use serde::Serialize;
@@ -17,6 +19,9 @@ struct Done {
     id: String,
     subnet: Ipv4Net,
     changed: bool,
+    /// Where containers ask for names, and the domain.
+    #[serde(skip)]
+    names: Option<(Ipv4Addr, String)>,
 }
 
 /// Makes the network, unless it is there.
@@ -41,10 +46,19 @@ pub(crate) fn setup(client: &Client, args: &SetupDockerArgs, ui: &mut Ui) -> Res
         check(args, subnet, &network)?;
     }
     let id = network["Id"].as_str().unwrap_or_default().to_owned();
-    let done = Done { network: args.network.clone(), id, subnet, changed };
+    // The network is made, with names or without.
+    let dns = client.status().ok().and_then(|status| status.dns);
+    let names = dns.and_then(|dns| Some((dns.address?, dns.domain)));
+    let done = Done { network: args.network.clone(), id, subnet, changed, names };
     ui.data(&done, |done, _| {
         let what = if done.changed { "made" } else { "is there:" };
-        format!("{what} network `{0}` of {1}; docker run --network {0} ...\n", done.network, done.subnet)
+        let names =
+            done.names.as_ref().map(|(address, domain)| format!(" --dns {address} --dns-search {domain}"));
+        let names = names.unwrap_or_default();
+        format!(
+            "{what} network `{0}` of {1}; docker run --network {0}{names} ...\n",
+            done.network, done.subnet
+        )
     })
 }
 
