@@ -124,6 +124,8 @@ pub struct Router {
     attachment_writes: Vec<(Vec<u8>, Told)>,
     membership: Membership,
     peers_changed: bool,
+    /// So many journal entries are not worth a snapshot, as in the shell.
+    short: usize,
 }
 
 /// Datagrams that leave a host in one turn.
@@ -245,6 +247,7 @@ impl Host {
             attachment_writes: Vec::new(),
             membership,
             peers_changed: false,
+            short: 0,
         }));
         self.adopt(now);
         self.keep_house(address, now);
@@ -432,10 +435,11 @@ impl Host {
             router.unsure = false;
             router.node.trust_journal(now);
         }
-        if self.disk.entries(File::Ipam) > COMPACT_AFTER {
+        let entries = self.disk.entries(File::Ipam);
+        if entries > COMPACT_AFTER.max(router.short) {
             let snapshot = router.node.snapshot();
-            // A snapshot that is nearly as long is not worth the write.
-            if self.disk.entries(File::Ipam) > 2 * snapshot.len() {
+            router.short = 2 * snapshot.len();
+            if entries > router.short {
                 let _ = self.disk.compact(File::Ipam, &snapshot);
             }
         }

@@ -86,11 +86,11 @@ impl Node {
     }
 
     /// Peers with addresses to dial, for remembering.
-    pub fn dialable_peers(&self) -> impl Iterator<Item = (PeerId, Vec<SocketAddr>)> {
+    pub fn dialable_peers(&self) -> impl Iterator<Item = (PeerId, &[SocketAddr])> {
         self.peers
             .iter()
             .filter(|(peer, advert)| **peer != self.me && !advert.addresses.is_empty())
-            .map(|(peer, advert)| (*peer, advert.addresses.clone()))
+            .map(|(peer, advert)| (*peer, advert.addresses.as_slice()))
     }
 
     /// Addresses for a token: this router's own first, then a few of its peers', so that joining works while this one is down.

@@ -95,11 +95,11 @@ impl Engine {
     /// Rewrites a journal that has grown long.
     pub(super) async fn compact(&mut self) {
         let (Some(running), Some(dir)) = (&self.running, &mut self.dir) else { return };
-        if dir.ipam.entries() > COMPACT_AFTER {
+        if dir.ipam.is_longer_than(COMPACT_AFTER) {
             let snapshot = running.node.snapshot();
             shrink(&mut dir.ipam, &snapshot, "allocation");
         }
-        if dir.attachments.entries() > COMPACT_AFTER {
+        if dir.attachments.is_longer_than(COMPACT_AFTER) {
             let snapshot: Vec<Vec<u8>> =
                 self.attachments.values().map(super::fabric::attached_entry).collect();
             shrink(&mut dir.attachments, &snapshot, "attachment");
@@ -113,7 +113,7 @@ impl Engine {
             .node
             .dialable_peers()
             .take(MAX_KNOWN_PEERS)
-            .map(|(id, addresses)| KnownPeer { id: id.to_string(), addresses })
+            .map(|(id, addresses)| KnownPeer { id: id.to_string(), addresses: addresses.to_vec() })
             .collect();
         if known != running.file.known && !known.is_empty() {
             running.file.known = known;
@@ -136,10 +136,7 @@ impl Engine {
 }
 
 fn shrink(journal: &mut Journal, snapshot: &[Vec<u8>], name: &str) {
-    // A snapshot that is nearly as long as the journal is not worth the write.
-    if journal.entries() > 2 * snapshot.len() as u64
-        && let Err(error) = journal.compact(snapshot.iter().map(Vec::as_slice))
-    {
+    if let Err(error) = journal.shrink(snapshot) {
         tracing::warn!(%error, name, "cannot compact the journal");
     }
 }

@@ -26,6 +26,8 @@ pub struct Journal {
     durable: u64,
     /// Entries in the file, for deciding when to compact.
     entries: u64,
+    /// So many entries are not worth a look at how many a snapshot would have.
+    short: u64,
 }
 
 /// What opening found.
@@ -54,7 +56,8 @@ impl Journal {
         let scan = scan(&bytes);
         let Some(why) = scan.damage else {
             let file = OpenOptions::new().read(true).write(true).open(&path)?;
-            let journal = Journal { path, file, durable: scan.whole, entries: scan.entries.len() as u64 };
+            let entries = scan.entries.len() as u64;
+            let journal = Journal { path, file, durable: scan.whole, entries, short: 0 };
             return Ok(Opened { journal, entries: scan.entries, set_aside: None });
         };
         let kept = move_aside(&path)?;
@@ -87,6 +90,18 @@ impl Journal {
                 Err(error)
             }
         }
+    }
+
+    /// Whether it has more entries than that, and so many that a snapshot may be much shorter.
+    pub fn is_longer_than(&self, entries: u64) -> bool {
+        self.entries > entries.max(self.short)
+    }
+
+    /// Replaces everything by a snapshot, unless that is nearly as long and not worth the write. Then there is no need for another one
+    /// before the journal is twice as long as this one: a snapshot is a walk over everything.
+    pub fn shrink(&mut self, snapshot: &[Vec<u8>]) -> io::Result<()> {
+        self.short = 2 * snapshot.len() as u64;
+        if self.entries > self.short { self.compact(snapshot.iter().map(Vec::as_slice)) } else { Ok(()) }
     }
 
     /// Replaces everything by the entries of a snapshot.
@@ -181,7 +196,13 @@ fn write_whole<'a>(path: &Path, entries: impl Iterator<Item = &'a [u8]>) -> io::
     file.sync_all()?;
     std::fs::rename(&fresh, path)?;
     sync_parent(path)?;
-    Ok(Journal { path: path.to_owned(), file, durable: buffer.len() as u64, entries: count })
+    Ok(Journal {
+        path: path.to_owned(),
+        file,
+        durable: buffer.len() as u64,
+        entries: count,
+        short: 2 * count,
+    })
 }
 
 #[cfg(test)]
@@ -211,6 +232,21 @@ mod tests {
         opened.journal.append(&words(1)).expect("append");
         let again = Journal::open(&dir, "j").expect("open");
         assert_eq!(again.entries, [words(3)[1].clone(), words(3)[2].clone(), words(1)[0].clone()]);
+        std::fs::remove_dir_all(dir).expect("clean");
+    }
+
+    #[test]
+    fn a_snapshot_that_is_nearly_as_long_is_not_wanted_again_soon() {
+        let dir = scratch("shrink");
+        let mut journal = Journal::open(&dir, "j").expect("open").journal;
+        journal.append(&words(10)).expect("append");
+        assert!(journal.is_longer_than(5));
+        journal.shrink(&words(6)).expect("shrink");
+        assert_eq!((journal.entries(), journal.is_longer_than(5)), (10, false));
+        journal.append(&words(3)).expect("append");
+        assert!(journal.is_longer_than(5));
+        journal.shrink(&words(6)).expect("shrink");
+        assert_eq!((journal.entries(), journal.is_longer_than(5)), (6, false));
         std::fs::remove_dir_all(dir).expect("clean");
     }
 
