@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use gossip::PeerId;
+use ipam::{JournalEntry, Standing};
 use ipnet::Ipv4Net;
 
 use crate::history::Subject;
@@ -132,6 +134,9 @@ pub struct Model {
     /// Answers that were a reason.
     pub refused: u64,
 }
+
+/// Larger fabrics are not watched so closely: the space of a host is a walk over all blocks.
+const MAX_HOSTS: usize = 64;
 
 /// Tickets of pings and numbers of containers share a table.
 const PINGS: u64 = 1 << 32;
@@ -314,6 +319,15 @@ impl Model {
         self.check_kept(host)
     }
 
+    /// The same after a host told these. In a large fabric not after what it only learnt of others: all learn of all.
+    pub fn check_after(&mut self, news: &[News], host: &Host, hosts: &[Host]) -> Result<(), Failure> {
+        let all = hosts.len() <= MAX_HOSTS;
+        if news.iter().any(|news| all || may_change_space(news, host.id)) {
+            self.check(host, hosts)?;
+        }
+        Ok(())
+    }
+
     /// Checks that no record that a host holds is older than it was.
     pub fn check_versions(&mut self, host: &Host, hosts: &[Host]) -> Result<(), Failure> {
         self.versions.check(host, hosts.len())
@@ -384,6 +398,30 @@ impl Model {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether a host may own other addresses, or have leased others, after this.
+fn may_change_space(news: &News, me: PeerId) -> bool {
+    let News::Wrote(bytes) = news else { return true };
+    match JournalEntry::decode(bytes) {
+        Ok(JournalEntry::Block { signer, record, standing }) => {
+            signer == me || record.owner == me || standing == Standing::Contested
+        }
+        Ok(JournalEntry::Member(_)) => false,
+        Ok(
+            JournalEntry::Lease { .. }
+            | JournalEntry::Resting { .. }
+            | JournalEntry::Free { .. }
+            | JournalEntry::Lost { .. }
+            | JournalEntry::LostGone { .. }
+            | JournalEntry::Removal(_)
+            | JournalEntry::HandedOver(_)
+            | JournalEntry::TakenOver(_)
+            | JournalEntry::Distrusted
+            | JournalEntry::Trusted,
+        )
+        | Err(_) => true,
     }
 }
 

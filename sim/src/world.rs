@@ -287,7 +287,7 @@ impl World {
             }
         }
         let Ok(sent) = result else { return self.die_writing(host) };
-        if wrote && self.has_twin(host) {
+        if wrote && self.hosts[index].doubled && self.has_twin(host) {
             self.taint_belief(host);
         }
         let mut delay = Duration::ZERO;
@@ -300,9 +300,7 @@ impl World {
         for (to, bytes) in sent {
             self.send(host, to, bytes, delay);
         }
-        if wrote || !news.is_empty() {
-            self.model.check(&self.hosts[index], &self.hosts)?;
-        }
+        self.model.check_after(&news, &self.hosts[index], &self.hosts)?;
         self.notice_reclaims(host)?;
         self.check_deaths(host)?;
         self.model.check_versions(&self.hosts[index], &self.hosts)?;

@@ -441,7 +441,9 @@ impl World {
         }
         reader.start(self.network.own_address(host), self.now);
         if let Some(router) = &reader.router {
-            self.model.taint(router.node.ipam().own_blocks());
+            // Also what a journal that is not trusted, since its end is torn, says to be its own.
+            let owned = router.node.ipam().blocks().filter(|block| block.owner == reader.id);
+            self.model.taint(owned.map(|block| block.prefix));
         }
     }
 
