@@ -2,7 +2,6 @@
 //!
 //! A claim counts for an edge only when both ends make it, so that one liar cannot make two halves look connected.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::codec;
@@ -75,29 +74,77 @@ impl Adjacency {
             MemberState::Alive | MemberState::Suspect => true,
             MemberState::Dead | MemberState::Left => false,
         });
-        let mut graph: BTreeMap<PeerId, BTreeSet<PeerId>> = BTreeMap::new();
-        let mut settled = Vec::new();
-        for member in alive {
-            // Somebody who was met, and of whom not even this has come, is cut off as well.
-            graph.insert(member.id, neighbours_of(store, member.id).unwrap_or_default());
-            if now >= member.since + graph_age {
-                settled.push(member.id);
+        let alive: Vec<(PeerId, bool)> =
+            alive.map(|member| (member.id, now >= member.since + graph_age)).collect();
+        let graph = Graph::new(alive.iter().map(|(id, _)| *id).chain([me]), store);
+        let reached = graph.reach(me);
+        // Somebody who was met, and of whom not even an adjacency has come, is cut off as well.
+        let missed = alive.into_iter().filter(|(id, is_settled)| *is_settled && !reached.contains(id));
+        missed.map(|(id, _)| id).collect()
+    }
+}
+
+/// Claims of neighbourhood among some peers, by their places in the order of ids: a look at the graph of thousands is a walk over a few
+/// arrays.
+struct Graph {
+    ids: Vec<PeerId>,
+    /// Of each peer the end of its part of `claims`; it begins where that of the one before ends.
+    ends: Vec<u32>,
+    claims: Vec<u32>,
+}
+
+impl Graph {
+    fn new(peers: impl Iterator<Item = PeerId>, store: &Store) -> Self {
+        let mut ids: Vec<PeerId> = peers.collect();
+        ids.sort_unstable();
+        let (mut ends, mut claims) = (Vec::with_capacity(ids.len()), Vec::new());
+        for id in &ids {
+            for other in neighbours_of(store, *id).unwrap_or_default() {
+                claims.extend(place(&ids, &other));
             }
+            ends.push(u32::try_from(claims.len()).expect("a few for each of some thousands"));
         }
-        graph.insert(me, neighbours_of(store, me).unwrap_or_default());
-        let mut reached = BTreeSet::from([me]);
-        let mut border = vec![me];
-        while let Some(peer) = border.pop() {
-            for &other in &graph[&peer] {
-                let mutual = graph.get(&other).is_some_and(|back| back.contains(&peer));
-                if mutual && reached.insert(other) {
+        Graph { ids, ends, claims }
+    }
+
+    /// All to whom a chain of mutual claims leads, `from` included.
+    fn reach(&self, from: PeerId) -> Reached<'_> {
+        let mut reached = vec![false; self.ids.len()];
+        let mut border: Vec<u32> = place(&self.ids, &from).into_iter().collect();
+        border.iter().for_each(|&at| reached[at as usize] = true);
+        while let Some(at) = border.pop() {
+            for &other in self.claims_of(at) {
+                if !reached[other as usize] && self.claims_of(other).contains(&at) {
+                    reached[other as usize] = true;
                     border.push(other);
                 }
             }
         }
-        settled.retain(|peer| !reached.contains(peer));
-        settled
+        Reached { ids: &self.ids, reached }
     }
+
+    fn claims_of(&self, at: u32) -> &[u32] {
+        let at = at as usize;
+        let first = at.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.claims[first as usize..self.ends[at] as usize]
+    }
+}
+
+/// A part of the peers of a graph.
+struct Reached<'a> {
+    ids: &'a [PeerId],
+    reached: Vec<bool>,
+}
+
+impl Reached<'_> {
+    fn contains(&self, id: &PeerId) -> bool {
+        place(self.ids, id).is_some_and(|at| self.reached[at as usize])
+    }
+}
+
+fn place(ids: &[PeerId], id: &PeerId) -> Option<u32> {
+    let at = ids.binary_search(id).ok()?;
+    Some(u32::try_from(at).expect("there are no more than members"))
 }
 
 /// How long after a change the graph shows every member.
@@ -128,8 +175,7 @@ impl<K: Keys> Gossip<K> {
 }
 
 /// The neighbours that a peer claims. Nothing without a record, or with one that does not decode.
-fn neighbours_of(store: &Store, peer: PeerId) -> Option<BTreeSet<PeerId>> {
+fn neighbours_of(store: &Store, peer: PeerId) -> Option<Vec<PeerId>> {
     let record = store.get(peer, &RecordKey::only(Kind::ADJACENCY))?;
-    let neighbours: Vec<PeerId> = codec::decode(record.value.as_deref()?, MAX_VALUE).ok()?;
-    Some(neighbours.into_iter().collect())
+    codec::decode(record.value.as_deref()?, MAX_VALUE).ok()
 }

@@ -2,7 +2,6 @@
 //!
 //! A fabric knows thousands of origins with a handful of records each, so an origin without many is small.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,13 +10,16 @@ use crate::peer::PeerId;
 use crate::record::{Kind, Record, RecordKey};
 use crate::wire::{KEY_BUCKETS, KeyDigest, Range, Standing};
 
+/// Up to so many records are looked through one after the other; more are searched in order.
+const FEW: usize = 16;
+
 /// All records of one origin.
 #[derive(Debug, Default)]
 pub(crate) struct Origin {
     /// In the order of their keys.
     records: Vec<Held>,
-    /// Tombstones by version, so that the oldest is at hand.
-    tombstones: BTreeSet<(u64, RecordKey)>,
+    /// Versions of the tombstones, ascending: who shows the oldest is searched for only when there are too many.
+    tombstones: Vec<u64>,
     /// Of the digests of all records that count.
     sum: u64,
     /// How it stands as a member.
@@ -27,13 +29,23 @@ pub(crate) struct Origin {
 /// A record and, if it is a tombstone, how far it is gone.
 #[derive(Debug)]
 pub(crate) struct Held {
+    /// Those of the record's key, so that a record is found without a look at the others, which are elsewhere in memory.
+    kind: Kind,
+    name: u32,
     /// What is held.
     pub(crate) record: Arc<Record>,
+    /// How far a tombstone is gone. In a box, as most records are none.
+    grave: Option<Box<Grave>>,
+    digest: u64,
+}
+
+/// How far a tombstone is gone.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Grave {
     /// Whether it still counts.
     pub(crate) phase: Phase,
-    /// When the next phase begins. Only for tombstones.
-    pub(crate) due: Option<Instant>,
-    digest: u64,
+    /// When the next phase begins.
+    pub(crate) due: Instant,
 }
 
 /// Peers do not forget a tombstone at the same moment. The second phase covers the difference: whoever still counts it
@@ -47,6 +59,15 @@ pub(crate) enum Phase {
 }
 
 impl Held {
+    /// How far it is gone, if it is a tombstone.
+    pub(crate) fn grave(&self) -> Option<Grave> {
+        self.grave.as_deref().copied()
+    }
+
+    fn counts(&self) -> bool {
+        self.grave.as_deref().is_none_or(|grave| grave.phase == Phase::Counted)
+    }
+
     /// Its name, version and check.
     pub(crate) fn key_digest(&self) -> KeyDigest {
         let Record { key, version, .. } = &*self.record;
@@ -63,12 +84,11 @@ impl Held {
 impl Origin {
     /// What is held under a key.
     pub(crate) fn get(&self, key: &RecordKey) -> Option<&Held> {
-        self.find(key).ok().map(|at| &self.records[at])
-    }
-
-    /// The same, to move its `due`.
-    pub(crate) fn get_mut(&mut self, key: &RecordKey) -> Option<&mut Held> {
-        self.find(key).ok().map(|at| &mut self.records[at])
+        if self.records.len() > FEW {
+            return self.find(key).ok().map(|at| &self.records[at]);
+        }
+        let name = name_hash(key);
+        self.records.iter().find(|held| held.kind == key.kind && held.name == name && held.record.key == *key)
     }
 
     /// All that is held, by key.
@@ -78,8 +98,8 @@ impl Origin {
 
     /// All of one kind, by key.
     pub(crate) fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Held> {
-        let from = self.records.partition_point(|held| held.record.key.kind < kind);
-        self.records[from..].iter().take_while(move |held| held.record.key.kind == kind)
+        let from = self.records.partition_point(|held| held.kind < kind);
+        self.records[from..].iter().take_while(move |held| held.kind == kind)
     }
 
     /// How many there are, tombstones included.
@@ -92,46 +112,58 @@ impl Origin {
         self.records.len() - self.tombstones.len()
     }
 
-    /// Tombstones, by version.
-    pub(crate) fn tombstones(&self) -> &BTreeSet<(u64, RecordKey)> {
+    /// Versions of all tombstones, ascending.
+    pub(crate) fn tombstones(&self) -> &[u64] {
         &self.tombstones
     }
 
+    /// The key of the oldest tombstone.
+    pub(crate) fn oldest_tombstone(&self) -> Option<&RecordKey> {
+        let oldest = *self.tombstones.first()?;
+        let dead = |held: &&Held| held.record.value.is_none() && held.record.version == oldest;
+        self.records.iter().find(dead).map(|held| &held.record.key)
+    }
+
     /// Takes in a record under a key that is free.
+    /// `due` is when it stops to count, for a tombstone.
     pub(crate) fn insert(&mut self, record: Arc<Record>, due: Option<Instant>) {
         let Err(at) = self.find(&record.key) else { return };
-        if record.value.is_none() {
-            self.tombstones.insert((record.version, record.key.clone()));
+        if due.is_some() {
+            let place = self.tombstones.partition_point(|version| *version < record.version);
+            make_room(&mut self.tombstones);
+            self.tombstones.insert(place, record.version);
         }
         let digest = record.digest();
         self.sum = self.sum.wrapping_add(digest);
-        if self.records.len() == self.records.capacity() {
-            // Doubling would keep room for as many again, which most origins never have.
-            self.records.reserve_exact(1 + self.records.len() / 4);
-        }
-        self.records.insert(at, Held { record, phase: Phase::Counted, due, digest });
+        make_room(&mut self.records);
+        let grave = due.map(|due| Box::new(Grave { phase: Phase::Counted, due }));
+        self.records
+            .insert(at, Held { kind: record.key.kind, name: name_hash(&record.key), record, grave, digest });
     }
 
     /// Gives a record back.
     pub(crate) fn take(&mut self, key: &RecordKey) -> Option<Arc<Record>> {
-        self.stop_counting(key);
         let at = self.find(key).ok()?;
-        let record = self.records.remove(at).record;
-        self.tombstones.remove(&(record.version, record.key.clone()));
-        Some(record)
+        let held = self.records.remove(at);
+        if held.counts() {
+            self.sum = self.sum.wrapping_sub(held.digest);
+        }
+        if held.grave.is_some()
+            && let Ok(place) = self.tombstones.binary_search(&held.record.version)
+        {
+            self.tombstones.remove(place);
+        }
+        Some(held.record)
     }
 
-    /// A tombstone is past its age.
-    pub(crate) fn stop_counting(&mut self, key: &RecordKey) {
+    /// A tombstone is past its age, and shields until `due`.
+    pub(crate) fn stop_counting(&mut self, key: &RecordKey, due: Instant) {
         let Ok(at) = self.find(key) else { return };
         let held = &mut self.records[at];
-        match held.phase {
-            Phase::Counted => {
-                held.phase = Phase::Shield;
-                self.sum = self.sum.wrapping_sub(held.digest);
-            }
-            Phase::Shield => {}
+        if held.counts() {
+            self.sum = self.sum.wrapping_sub(held.digest);
         }
+        held.grave = Some(Box::new(Grave { phase: Phase::Shield, due }));
     }
 
     /// The sum of the digests of what counts.
@@ -173,11 +205,27 @@ impl Origin {
     }
 
     fn counted(&self) -> impl Iterator<Item = &Held> {
-        self.records.iter().filter(|held| held.phase == Phase::Counted)
+        self.records.iter().filter(|held| held.counts())
     }
 
     fn find(&self, key: &RecordKey) -> Result<usize, usize> {
-        self.records.binary_search_by(|held| held.record.key.cmp(key))
+        self.records.binary_search_by(|held| {
+            held.kind.cmp(&key.kind).then_with(|| held.record.key.name.cmp(&key.name))
+        })
+    }
+}
+
+/// A part of a hash of a key's name.
+fn name_hash(key: &RecordKey) -> u32 {
+    let mut hasher = Hasher::default();
+    hasher.write(&key.name);
+    check(hasher.finish())
+}
+
+/// Room for a few more at a time: doubling would keep room for as many again, which most origins never have.
+fn make_room<T>(list: &mut Vec<T>) {
+    if list.len() == list.capacity() {
+        list.reserve_exact(1 + list.len() / 4);
     }
 }
 

@@ -3,12 +3,13 @@
 //! It knows nothing of signatures (what is inserted was verified), links or membership.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Bound, RangeInclusive};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::fill::Fill;
 use crate::hash::mix;
-use crate::origin::{Origin, Phase};
+use crate::origin::{Held, Origin, Phase};
 use crate::peer::PeerId;
 use crate::planted::{Bug, planted};
 use crate::record::{Kind, Record, RecordKey};
@@ -116,7 +117,7 @@ impl Store {
         let Some(held) = origin.get(&record.key) else {
             return match origin.tombstones().first() {
                 // It was shed or would be at once.
-                Some((oldest, _))
+                Some(oldest)
                     if record.value.is_none()
                         && origin.tombstones().len() >= MAX_TOMBSTONES_PER_ORIGIN
                         && record.version <= *oldest =>
@@ -160,7 +161,7 @@ impl Store {
         if origin.tombstones().len() <= MAX_TOMBSTONES_PER_ORIGIN {
             return false;
         }
-        let (_, key) = origin.tombstones().first().cloned().expect("there are too many");
+        let key = origin.oldest_tombstone().cloned().expect("there are too many");
         self.take_out(id, &key);
         true
     }
@@ -170,15 +171,14 @@ impl Store {
         while let Some((at, id, key)) = self.schedule.first().cloned()
             && at <= now
         {
-            let held = self.origins.get_mut(&id).and_then(|origin| origin.get_mut(&key));
-            let held = held.expect("whatever is scheduled is held");
-            match held.phase {
+            let held = self.origins.get(&id).and_then(|origin| origin.get(&key));
+            let grave = held.and_then(Held::grave).expect("whatever is scheduled is a tombstone");
+            match grave.phase {
                 Phase::Counted => {
                     let due = at + self.tombstone_age;
-                    held.due = Some(due);
                     self.schedule.pop_first();
                     self.schedule.insert((due, id, key.clone()));
-                    self.change(id, |origin| origin.stop_counting(&key));
+                    self.change(id, |origin| origin.stop_counting(&key, due));
                 }
                 Phase::Shield => drop(self.take_out(id, &key)),
             }
@@ -272,8 +272,9 @@ impl Store {
 
     /// The digests of the origins in some buckets and a range, in order.
     pub fn origin_digests(&self, mask: u64, range: &Range<PeerId>) -> impl Iterator<Item = OriginDigest> {
-        let inside =
-            self.origins.range(bounds(range)).filter(move |(id, _)| mask & (1 << origin_bucket(**id)) != 0);
+        let buckets = (0..ORIGIN_BUCKETS).filter(move |bucket| mask & (1 << bucket) != 0);
+        let spans = buckets.filter_map(move |bucket| common(range, &ids_of_bucket(bucket)));
+        let inside = spans.flat_map(move |span| self.origins.range(span));
         let digests =
             inside.map(|(&origin, held)| (origin, held.sum(), held.standing)).filter(|(_, sum, _)| *sum != 0);
         digests.map(|(origin, records, standing)| OriginDigest { origin, records, standing })
@@ -302,8 +303,8 @@ impl Store {
 
     fn take_out(&mut self, id: PeerId, key: &RecordKey) -> Option<Arc<Record>> {
         let held = self.origins.get(&id)?.get(key)?;
-        if let Some(due) = held.due {
-            self.schedule.remove(&(due, id, key.clone()));
+        if let Some(grave) = held.grave() {
+            self.schedule.remove(&(grave.due, id, key.clone()));
         }
         let mut taken = None;
         self.change(id, |origin| taken = origin.take(key));
@@ -332,23 +333,33 @@ pub(crate) fn origin_bucket(id: PeerId) -> usize {
     usize::from(id.0[0]) * ORIGIN_BUCKETS / 256
 }
 
+/// First and last id of a bucket, as [`origin_bucket`] has it.
+fn ids_of_bucket(bucket: usize) -> RangeInclusive<PeerId> {
+    let width = 256 / ORIGIN_BUCKETS;
+    let byte = |at: usize| u8::try_from(at).expect("there are at most 256 buckets");
+    let (mut first, mut last) = ([0; 16], [0xff; 16]);
+    (first[0], last[0]) = (byte(bucket * width), byte(bucket * width + width - 1));
+    PeerId(first)..=PeerId(last)
+}
+
+/// The part of some ids that is in a range. None where there is no such part, as in a range that a hostile peer turned around.
+fn common(range: &Range<PeerId>, ids: &RangeInclusive<PeerId>) -> Option<(Bound<PeerId>, Bound<PeerId>)> {
+    let first = match range.after {
+        Some(after) if after >= *ids.end() => return None,
+        Some(after) if after >= *ids.start() => Bound::Excluded(after),
+        Some(_) | None => Bound::Included(*ids.start()),
+    };
+    let last = range.upto.map_or(*ids.end(), |upto| upto.min(*ids.end()));
+    let is_empty = match first {
+        Bound::Included(first) | Bound::Excluded(first) => first > last,
+        Bound::Unbounded => false,
+    };
+    (!is_empty).then_some((first, Bound::Included(last)))
+}
+
 /// What a bucket adds to the root; nothing while it is empty.
 fn share(bucket: usize, sum: u64) -> u64 {
     if sum == 0 { 0 } else { mix(sum ^ mix(bucket as u64 + 1)) }
-}
-
-fn bounds<T: Ord + Clone>(range: &Range<T>) -> (std::ops::Bound<T>, std::ops::Bound<T>) {
-    use std::ops::Bound::{Excluded, Included, Unbounded};
-    let empty = match (&range.after, &range.upto) {
-        (Some(after), Some(upto)) => after >= upto,
-        (Some(_) | None, _) => false,
-    };
-    match &range.after {
-        // A range that a hostile peer turned around would make a map panic; nothing lies in (x, x].
-        Some(after) if empty => (Excluded(after.clone()), Included(after.clone())),
-        Some(after) => (Excluded(after.clone()), range.upto.clone().map_or(Unbounded, Included)),
-        None => (Unbounded, range.upto.clone().map_or(Unbounded, Included)),
-    }
 }
 
 #[cfg(test)]
@@ -449,6 +460,31 @@ mod tests {
         assert_eq!(store.unpark(PeerId([1; 16])).len(), 1);
         assert_eq!(store.unpark(PeerId([2; 16])).len(), MAX_PARKED_PER_ORIGIN);
         assert_eq!(store.parked(), 0);
+    }
+
+    #[test]
+    fn digests_of_some_buckets_and_a_range_are_those_that_a_walk_finds() {
+        let mut store = Store::new(AGE);
+        for origin in 0..=255 {
+            store.insert(record(origin, 1, 1, Some(b"x")), Instant::now()).unwrap();
+        }
+        let edges = [
+            None,
+            Some(PeerId([0; 16])),
+            Some(PeerId([77; 16])),
+            Some(PeerId([78; 16])),
+            Some(PeerId([0xff; 16])),
+        ];
+        for mask in [u64::MAX, 0, 1, 1 << 63, 0x0018_0000_0018_0000] {
+            for (after, upto) in edges.iter().flat_map(|after| edges.map(|upto| (*after, upto))) {
+                let range = Range { after, upto };
+                let found: Vec<PeerId> =
+                    store.origin_digests(mask, &range).map(|entry| entry.origin).collect();
+                let inside = |id: &PeerId| mask & (1 << origin_bucket(*id)) != 0 && range.contains(id);
+                let walked: Vec<PeerId> = store.origins().filter(inside).collect();
+                assert_eq!(found, walked, "{mask:x} {range:?}");
+            }
+        }
     }
 
     #[test]
