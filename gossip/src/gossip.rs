@@ -5,15 +5,16 @@
 //! by itself. `now` never goes backwards.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use crate::adjacency::{self, Adjacency};
+use crate::bulk::Bulk;
 use crate::codec::DecodeError;
 use crate::config::Config;
 use crate::detector::{self, Answer, Detector};
 use crate::keys::Keys;
 use crate::link::{Flow, Link, Queued};
+use crate::links::Links;
 use crate::membership::{Member, MemberState, Membership};
 use crate::mesh::{self, Calm, Mesh, Scope, View};
 use crate::own::Own;
@@ -135,10 +136,11 @@ pub struct Gossip<K> {
     pub(crate) detector: Detector,
     pub(crate) mesh: Mesh,
     pub(crate) adjacency: Adjacency,
-    pub(crate) links: BTreeMap<PeerId, Link>,
+    pub(crate) links: Links,
     pub(crate) candidates: BTreeSet<PeerId>,
     pub(crate) parked_rumours: BTreeMap<PeerId, (Rumour, PeerId)>,
     pub(crate) missing: Missing,
+    pub(crate) bulk: Option<Bulk>,
     pub(crate) stats: Stats,
     /// When the store last changed: digests differ for a moment then, and that needs no repair.
     pub(crate) last_change: Instant,
@@ -171,10 +173,11 @@ impl<K: Keys> Gossip<K> {
             detector: Detector::new(&config),
             mesh: Mesh::new(&config, now),
             adjacency: Adjacency::new(now),
-            links: BTreeMap::new(),
+            links: Links::default(),
             candidates: BTreeSet::new(),
             parked_rumours: BTreeMap::new(),
             missing: Missing::default(),
+            bulk: None,
             stats: Stats { health_multiplier: 1, ..Stats::default() },
             last_change: now,
             next_repair: now + config.repair_interval,
@@ -208,7 +211,11 @@ impl<K: Keys> Gossip<K> {
         self.push_to(peer, self.me, &RecordKey::only(Kind::PEER));
         self.tell(peer, self.me);
         self.tell(peer, peer);
-        self.send(peer, &Message::Digest { root: self.store.root() });
+        // Who is no neighbour, and lives, hears everything from its own; all sessions for other ends have links as well.
+        let lives = self.membership.state(peer) == Some(MemberState::Alive);
+        if self.mesh.is_neighbour(peer) || !lives || self.store.is_removed(peer) {
+            self.send(peer, &Message::Digest { root: self.store.root() });
+        }
     }
 
     /// The session to `peer` is gone.
@@ -275,7 +282,7 @@ impl<K: Keys> Gossip<K> {
         if self.has_left() {
             return;
         }
-        self.links.values_mut().for_each(|link| link.refill(now));
+        self.links.refill(now);
         for action in self.detector.handle_timeout(now, &mut self.rng) {
             self.perform_probe(action, now);
         }
@@ -326,11 +333,13 @@ impl<K: Keys> Gossip<K> {
 
     /// The next message to send, if any.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.links.refill(self.now);
         loop {
-            let behind = self.links.range((Bound::Excluded(self.cursor), Bound::Unbounded));
-            let mut around = behind.chain(self.links.range(..=self.cursor));
             let flow = self.flow();
-            let to = around.find(|(_, link)| link.may_send(flow)).map(|(&peer, _)| peer)?;
+            let Some(to) = self.links.next_busy(self.cursor, |link| link.may_send(flow)) else {
+                self.links.let_rest();
+                return None;
+            };
             // Nothing comes of a link whose names all stand for what was dropped since; it has no more names then.
             if let Some(payload) = self.next_for(to) {
                 self.cursor = to;
@@ -364,9 +373,9 @@ impl<K: Keys> Gossip<K> {
             (self.adjacency.poll_timeout(), "adjacency"),
             (self.own.poll_timeout(), "unclaimed record"),
             (self.store.poll_timeout(), "tombstone"),
-            (self.links.values().filter_map(Link::poll_timeout).min(), "link budget"),
+            (self.links.busy().filter_map(Link::poll_timeout).min(), "link budget"),
             (
-                self.links.values().any(|link| link.may_flow(Flow::Open)).then_some(self.flows_next()),
+                self.links.busy().any(|link| link.may_flow(Flow::Open)).then_some(self.flows_next()),
                 "records gather",
             ),
         ];
@@ -415,7 +424,7 @@ impl<K: Keys> Gossip<K> {
 
     /// Messages, rumours and records waiting for all links together.
     pub fn waiting(&self) -> usize {
-        self.links.values().map(Link::waiting).sum()
+        self.links.busy().map(Link::waiting).sum()
     }
 
     /// What was counted.
@@ -430,7 +439,7 @@ impl<K: Keys> Gossip<K> {
             Purpose::Neighbour if self.store.is_removed(from) => self.send(from, &Message::Prune),
             Purpose::Neighbour => {
                 self.detector.handle_probe(from, now);
-                let actions = self.mesh.handle_claim(from, pulse.degree);
+                let actions = self.mesh.handle_claim(from, pulse.degree, now);
                 self.perform(actions, now);
             }
             Purpose::Relay => return,
@@ -641,6 +650,11 @@ impl<K: Keys> Gossip<K> {
         }
         self.quarantine_events += 1;
         self.emit(Event::Quarantined { origin: record.origin, key: record.key.clone(), reason });
+    }
+
+    /// The latest time that was told.
+    pub(crate) fn now(&self) -> Instant {
+        self.now
     }
 
     /// Time moves on. What was sent at the time before makes what comes next wait.

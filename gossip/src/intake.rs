@@ -72,15 +72,21 @@ impl<K: Keys> Gossip<K> {
         if key.kind == Kind::ADJACENCY {
             self.last_graph_change = now;
         }
+        if let Some(from) = from {
+            self.note_bulk(from);
+            if let Some(link) = self.links.get_mut(&from) {
+                link.unqueue_push(origin, key);
+            }
+            if self.is_last_to_know(from) {
+                return;
+            }
+        }
         for peer in self.mesh.neighbours() {
             let Some(link) = self.links.get_mut(&peer).filter(|_| Some(peer) != from) else { continue };
             match link.queue_news(origin, key, now) {
                 Queued::Yes => {}
                 Queued::Full => self.stats.count(DropReason::PushShed),
             }
-        }
-        if let Some(link) = from.and_then(|from| self.links.get_mut(&from)) {
-            link.unqueue_push(origin, key);
         }
     }
 

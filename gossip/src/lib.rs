@@ -14,6 +14,7 @@
 //! - [`gossip`]: all of them together.
 
 mod adjacency;
+mod bulk;
 pub mod codec;
 pub mod config;
 mod detector;
@@ -23,6 +24,7 @@ mod hash;
 mod intake;
 pub mod keys;
 mod link;
+mod links;
 pub mod membership;
 pub mod mesh;
 mod origin;

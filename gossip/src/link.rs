@@ -289,6 +289,11 @@ impl Link {
         self.next_repair = self.next_repair.min(self.last_heard + REPAIR_MIN);
     }
 
+    /// Whether nothing waits to be sent, now or later.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.waiting() == 0 && self.announce == Announce::Later && self.announce_at.is_none()
+    }
+
     pub(crate) fn waiting(&self) -> usize {
         self.ready.len() + self.rumours.len() + self.pushes.len() + self.announcements.len()
     }

@@ -177,7 +177,7 @@ impl Mesh {
     }
 
     /// A peer with so many neighbours regards us as one more.
-    pub fn handle_claim(&mut self, peer: PeerId, degree: u8) -> Vec<Action> {
+    pub fn handle_claim(&mut self, peer: PeerId, degree: u8, now: Instant) -> Vec<Action> {
         if let Some(known) = self.neighbours.get_mut(&peer) {
             *known = degree;
             return Vec::new();
@@ -188,6 +188,9 @@ impl Mesh {
         }
         let actions = self.adopt(peer);
         self.neighbours.insert(peer, degree);
+        if self.neighbours.len() > self.max {
+            self.next_look = self.next_look.min(now + self.look_interval);
+        }
         actions
     }
 
@@ -244,6 +247,7 @@ impl Mesh {
         actions.extend(self.end_lingering(now));
         self.pass_over(calm, now, rng);
         if self.is_settled(now) {
+            self.rest(now);
             return actions;
         }
         let view = view(if self.next_bridge <= now { Scope::Graph } else { Scope::Peers });
@@ -303,12 +307,15 @@ impl Mesh {
     /// would be taken for alive as long as a partition lasts. All on this side find that out at the same time, so each accuses its share of
     /// them, twice over for those who do not. Who is not cut off hears of it and contradicts.
     fn accuse(&self, rng: &mut Rng, view: &View) -> Vec<Action> {
+        let in_vain =
+            |peer: &PeerId| self.avoided.get(peer).is_some_and(|(_, why)| *why == Refusal::NoAnswer);
+        if !view.cut_off.iter().any(in_vain) {
+            return Vec::new();
+        }
         let alive: BTreeSet<PeerId> = view.alive.iter().copied().collect();
         let far = view.cut_off.iter().copied();
         let mut far: Vec<PeerId> =
             far.filter(|peer| alive.contains(peer) && !view.linked.contains(peer)).collect();
-        let in_vain =
-            |peer: &PeerId| self.avoided.get(peer).is_some_and(|(_, why)| *why == Refusal::NoAnswer);
         if !far.iter().any(in_vain) {
             return Vec::new();
         }
@@ -391,6 +398,16 @@ impl Mesh {
         }
     }
 
+    /// Nothing is to be done before one of these times, unless something happens; whatever does calls for a look.
+    fn rest(&mut self, now: Instant) {
+        if self.neighbours.len() > self.max {
+            return;
+        }
+        let waits = self.dialling.values().chain(self.lingering.values()).min().copied();
+        let next = self.next_reconnect.min(self.next_bridge);
+        self.next_look = waits.map_or(next, |at| at.min(next)).max(now);
+    }
+
     /// Whether there is nothing to do that needs a look at everybody.
     fn is_settled(&self, now: Instant) -> bool {
         self.neighbours.len() + self.dialling.len() >= self.target
@@ -435,19 +452,19 @@ mod tests {
 
     #[test]
     fn a_full_peer_takes_the_needy_and_turns_others_away() {
-        let (mut mesh, _, _) = start();
+        let (mut mesh, _, now) = start();
         for n in 0..8 {
-            assert_eq!(mesh.handle_claim(id(n), 5), [Action::Want(id(n)), Action::Adopt(id(n))]);
+            assert_eq!(mesh.handle_claim(id(n), 5, now), [Action::Want(id(n)), Action::Adopt(id(n))]);
         }
-        assert_eq!(mesh.handle_claim(id(50), 4), [Action::Prune(id(50))]);
-        assert_eq!(mesh.handle_claim(id(51), 1), [Action::Want(id(51)), Action::Adopt(id(51))]);
+        assert_eq!(mesh.handle_claim(id(50), 4, now), [Action::Prune(id(50))]);
+        assert_eq!(mesh.handle_claim(id(51), 1, now), [Action::Want(id(51)), Action::Adopt(id(51))]);
     }
 
     #[test]
     fn sheds_only_whoever_can_spare_us() {
         let (mut mesh, mut rng, now) = start();
         for n in 0..10 {
-            mesh.handle_claim(id(n), 1);
+            mesh.handle_claim(id(n), 1, now);
         }
         assert_eq!(look(&mut mesh, &mut rng, now, View::default()), []);
         mesh.note_degree(id(4), 7);
@@ -455,6 +472,18 @@ mod tests {
             look(&mut mesh, &mut rng, now, View::default()),
             [Action::Prune(id(4)), Action::Drop(id(4))]
         );
+    }
+
+    #[test]
+    fn a_settled_mesh_is_left_alone_until_something_is_due() {
+        let (mut mesh, mut rng, now) = start();
+        (0..5).for_each(|n| drop(mesh.handle_claim(id(n), 5, now)));
+        assert_eq!(look(&mut mesh, &mut rng, now, View::default()), []);
+        assert!(mesh.poll_timeout() >= now + BRIDGE_INTERVAL.min(Config::default().reconnect_interval));
+        mesh.handle_prune(id(3), now);
+        assert_eq!(mesh.poll_timeout(), now, "one less than are wanted");
+        (10..15).for_each(|n| drop(mesh.handle_claim(id(n), 1, now)));
+        assert!(mesh.poll_timeout() <= now + Config::default().mesh_interval, "one too many");
     }
 
     #[test]
@@ -472,7 +501,7 @@ mod tests {
     #[test]
     fn a_session_outlives_being_turned_away_for_a_while() {
         let (mut mesh, mut rng, now) = start();
-        (0..6).for_each(|n| drop(mesh.handle_claim(id(n), 5)));
+        (0..6).for_each(|n| drop(mesh.handle_claim(id(n), 5, now)));
         assert_eq!(mesh.handle_prune(id(3), now), [Action::Unwatch(id(3))]);
         assert_eq!(look(&mut mesh, &mut rng, now, View::default()), []);
         assert_eq!(look(&mut mesh, &mut rng, now + LINGER, View::default()), [Action::Drop(id(3))]);
@@ -502,7 +531,7 @@ mod tests {
     #[test]
     fn dials_the_far_side_when_the_graph_fell_apart() {
         let (mut mesh, mut rng, now) = start();
-        (0..5).for_each(|n| drop(mesh.handle_claim(id(n), 5)));
+        (0..5).for_each(|n| drop(mesh.handle_claim(id(n), 5, now)));
         let view = || View { cut_off: (20..30).map(id).collect(), ..View::default() };
         let now = now + BRIDGE_INTERVAL;
         assert!(matches!(look(&mut mesh, &mut rng, now, view())[..], [Action::Want(_)]));

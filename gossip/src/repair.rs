@@ -13,6 +13,7 @@ use crate::origin::key_bucket;
 use crate::peer::PeerId;
 use crate::planted::{Bug, planted};
 use crate::record::RecordKey;
+use crate::stats::DropReason;
 use crate::store::origin_bucket;
 use crate::wire::{
     self, IDS_PER_MESSAGE, KEY_BUCKETS, KeyDigest, Message, ORIGIN_BUCKETS, ORIGINS_PER_MESSAGE,
@@ -72,6 +73,9 @@ impl<K: Keys> Gossip<K> {
     pub(crate) fn handle_digest_reply(&mut self, from: PeerId, buckets: &[u64]) {
         let mut differing: Vec<usize> =
             (0..ORIGIN_BUCKETS).filter(|&n| buckets.get(n) != self.store.buckets().get(n)).collect();
+        if !self.may_compare_all(from, buckets, differing.len()) {
+            return self.stats.count(DropReason::CompareLater);
+        }
         self.rng.shuffle(&mut differing);
         let (mut mask, mut entries) = (0u64, 0);
         for bucket in differing {
@@ -103,6 +107,7 @@ impl<K: Keys> Gossip<K> {
         let ours = by_key(self.store.origin_digests(mask, range), |entry| entry.origin);
         let all = theirs.keys().chain(ours.keys()).copied().filter(|id| !self.store.is_removed(*id));
         let all: BTreeSet<PeerId> = all.collect();
+        let later = self.copies_from_another(from);
         let mut want_rumours = Vec::new();
         for id in all {
             let (their, our) = (theirs.get(&id), ours.get(&id));
@@ -110,11 +115,12 @@ impl<K: Keys> Gossip<K> {
             let our_standing = self.standing(id);
             if our_standing > their_standing {
                 self.tell(from, id);
-            } else if our_standing < their_standing {
+            } else if our_standing < their_standing && !later {
                 want_rumours.push(id);
             }
             match (their, our) {
                 (None, Some(_)) => self.push_all(from, id),
+                (Some(_), _) if later => {}
                 (Some(_), None) => self.send_keys(from, id, u16::MAX),
                 (Some(their), Some(our)) if their.records != our.records => self.descend(from, id),
                 (Some(_), Some(_)) | (None, None) => {}

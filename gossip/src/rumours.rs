@@ -21,6 +21,8 @@ pub(crate) enum Reach {
     /// Those of the broadcast tree: nobody waits for it, and what gets lost is found by comparing digests. When a fleet starts,
     /// everybody hears of everybody, and over all links it would be several times over.
     Tree,
+    /// Nobody but its subject: all others know.
+    Nobody,
 }
 
 impl<K: Keys> Gossip<K> {
@@ -68,7 +70,11 @@ impl<K: Keys> Gossip<K> {
                     // Accused in a life that we had not heard of: it lives until the suspicion runs out.
                     self.emit(Event::MemberUp(subject));
                 }
-                let reach = if before.is_none() { Reach::Tree } else { Reach::All };
+                let reach = match before {
+                    None if self.is_last_to_know(from) => Reach::Nobody,
+                    None => Reach::Tree,
+                    Some(_) => Reach::All,
+                };
                 self.settle(subject, change, reach, Some(from), now);
             }
             Err(reason) => self.stats.count(reason),
@@ -134,6 +140,7 @@ impl<K: Keys> Gossip<K> {
         let mut hearers: Vec<PeerId> = match reach {
             Reach::All => self.mesh.neighbours().collect(),
             Reach::Tree => self.mesh.neighbours().filter(|peer| self.is_eager(peer)).collect(),
+            Reach::Nobody => Vec::new(),
         };
         // Whoever is accused must hear it, to be able to contradict.
         hearers.push(subject);

@@ -34,6 +34,8 @@ pub enum DropReason {
     VerifyBudget,
     /// A step of a comparison of digests that came faster than they are answered for one neighbour.
     CompareBudget,
+    /// A comparison with a peer while nearly everything is copied from another one.
+    CompareLater,
     /// A tombstone given up early since its origin has too many.
     TombstoneShed,
     /// A record too many waiting for one neighbour. The next comparison of digests makes up for it.

@@ -299,3 +299,25 @@ fn two_fabrics_grow_together_over_one_connection() {
     sim.run(40 * SECOND);
     assert!(sim.agreed() && sim.converged() && sim.connected(), "{}", sim.describe());
 }
+
+#[test]
+fn a_newcomer_is_sent_everything_about_once_and_passes_little_of_it_on() {
+    let mut sim = Sim::fabric(11, 100);
+    for n in 0..100 {
+        sim.publish(n, n.into(), &[7; 200]);
+    }
+    sim.run(Duration::from_secs(60));
+    let repeated =
+        |sim: &Sim, n: u16| sim.hosts[&n].gossip.as_ref().expect("it runs").stats().records_repeated;
+    let before: u64 = (0..100).map(|n| repeated(&sim, n)).sum();
+    sim.boot(100);
+    sim.dial(100, 0);
+    sim.run(Duration::from_secs(15));
+    let digest = |n: u16| sim.hosts[&n].gossip.as_ref().expect("it runs").digest();
+    assert_eq!(digest(100), digest(0), "it knows all that there is to know");
+    let newcomer = sim.hosts[&100].gossip.as_ref().expect("it runs").stats();
+    assert!(newcomer.records_accepted >= 300, "{}", newcomer.records_accepted);
+    assert!(newcomer.records_repeated < 100, "{} came twice", newcomer.records_repeated);
+    let by_others: u64 = (0..100).map(|n| repeated(&sim, n)).sum::<u64>() - before;
+    assert!(by_others < 900, "{by_others} records came to those who had them");
+}

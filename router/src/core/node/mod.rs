@@ -204,6 +204,8 @@ pub struct Node {
     reclaim_after: Option<Duration>,
     founding: Founding,
     seed: u64,
+    /// Something was changed, and the parts have not talked about it yet.
+    stirred: bool,
     outputs: VecDeque<Output>,
 }
 
@@ -242,6 +244,7 @@ impl Node {
             reclaim_after: None,
             founding: Founding::Nothing,
             seed,
+            stirred: false,
             outputs: VecDeque::new(),
         }
     }
@@ -325,6 +328,7 @@ impl Node {
         }
         // Gossip and sessions keep no list of who was removed; the journal does.
         self.heed_removals(now);
+        self.stirred = true;
         wrong
     }
 

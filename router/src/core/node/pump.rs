@@ -79,20 +79,26 @@ impl Node {
                 Some(value) => self.publish(publish.key, value, now),
                 None => self.gossip.withdraw(&publish.key, now),
             }
+            self.stirred = true;
         }
         while let Some(message) = self.ipam.poll_transmit() {
             self.sessions.send(message.to, Channel::Ipam, message.payload, now);
+            self.stirred = true;
         }
         while let Some(peer) = self.ipam.poll_reclaimed() {
             let name = self.nickname(peer);
             self.outputs
                 .push_back(Output::Notice(format!("{name} ({peer}) was dead for too long and is removed")));
             self.drop_removed(peer, now);
+            self.stirred = true;
         }
         while let Some(answer) = self.ipam.poll_answer() {
             self.outputs.push_back(Output::Leased(answer.ticket, answer.result));
         }
-        self.pump(now);
+        // Whatever came in was talked about when it came; in most turns allocation has nothing to add.
+        if std::mem::take(&mut self.stirred) {
+            self.pump(now);
+        }
     }
 
     /// Tells a rebuilt allocator what gossip knows.
