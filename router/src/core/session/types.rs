@@ -18,8 +18,8 @@ pub struct SessionConfig {
     /// What this machine can do. Claiming `AES` without instructions for it costs both sides speed; not claiming it costs
     /// throughput where both have them.
     pub capabilities: Capabilities,
-    /// A session that nobody wants and nobody uses is closed after this long. 1 min to an hour: less costs handshakes for every burst,
-    /// more keeps keys and timers of strangers.
+    /// A session that nobody wants and nobody uses is closed after this long; one that never carried a frame after a minute. 1 min to an
+    /// hour: less costs handshakes for every burst, more keeps keys and timers of strangers.
     pub idle_after: Duration,
 }
 

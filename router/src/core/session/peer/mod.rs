@@ -54,6 +54,9 @@ const MAX_QUEUE: usize = 64;
 const MAX_QUEUE_BYTES: usize = 256 * 1024;
 /// A message that waited this long is dropped: whoever sent it has sent another.
 const QUEUE_LIFETIME: Duration = Duration::from_secs(30);
+/// A session that nobody wants is closed after so long if it only carried messages: a question of allocation is answered within a second or
+/// two. As long as for frames would cost more in pings and keys than a handshake for the next question, on both sides.
+const MESSAGE_IDLE: Duration = Duration::from_secs(60);
 /// First wait after a failed round of HELLOs.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// Longest wait after failed rounds: bounds how late a peer without other news is found.
@@ -93,6 +96,8 @@ pub(super) struct Peer {
     message_id: u32,
     last_heard: Instant,
     pub(super) last_used: Instant,
+    /// What the session was used for.
+    pub(super) usage: Usage,
     last_ping: Instant,
     /// When the peer's latest ping came.
     pinged: Instant,
@@ -105,6 +110,15 @@ pub(super) struct Peer {
     pub(super) received: u64,
     /// What `Sessions` has noted as the next wake-up.
     pub(super) wake: Option<(Instant, Timer)>,
+}
+
+/// What a session was used for since it was made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Usage {
+    /// Words of the control half alone.
+    Messages,
+    /// Frames as well.
+    Frames,
 }
 
 /// A link that was replaced and still opens what is on its way.
@@ -165,6 +179,7 @@ impl Peer {
             message_id: common.random.u32(),
             last_heard: now,
             last_used: now,
+            usage: Usage::Messages,
             last_ping: now,
             pinged: now,
             pings: VecDeque::new(),
@@ -259,6 +274,7 @@ impl Peer {
         self.since = now;
         self.down = Some(reason);
         self.their_tag = None;
+        self.usage = Usage::Messages;
         for lane in self.lanes.clear() {
             common.emit(SessionEvent::LaneRetired { peer: self.id, lane });
         }
@@ -355,13 +371,21 @@ impl Peer {
 
     /// Wants that come from use lapse without it, and a session without wants ends.
     fn expire_wants(&mut self, common: &mut Common, now: Instant) {
-        if now < self.last_used + common.config.idle_after {
+        if now < self.last_used + self.idle_after(common) {
             return;
         }
         self.wants.remove(&Want::Traffic);
         self.wants.remove(&Want::Message);
         if self.active.is_some() && self.wants.is_empty() && !self.wanted_by_peer {
             self.close(DownReason::Idle, common, now);
+        }
+    }
+
+    fn idle_after(&self, common: &Common) -> Duration {
+        match self.usage {
+            Usage::Frames => common.config.idle_after,
+            Usage::Messages if self.wants.contains(&Want::Traffic) => common.config.idle_after,
+            Usage::Messages => common.config.idle_after.min(MESSAGE_IDLE),
         }
     }
 
@@ -405,7 +429,7 @@ impl Peer {
         if !lapsing && (self.active.is_none() || !self.wants.is_empty()) {
             return None;
         }
-        let at = self.last_used + common.config.idle_after;
+        let at = self.last_used + self.idle_after(common);
         // Due and still here: the peer wants the session. Look again when its next ping may have said otherwise.
         Some((if at <= now { now + PING_EVERY } else { at }, Timer::Idle))
     }

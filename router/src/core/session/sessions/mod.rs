@@ -14,7 +14,7 @@ use super::common::Common;
 use super::dial::MAX_CANDIDATES;
 use super::drops::{DropReason, RefusedSender};
 use super::link::MAX_RECEIVED;
-use super::peer::Peer;
+use super::peer::{Peer, Usage};
 use super::random::RandomSource;
 use super::target::{Target, TargetState};
 use super::timer::Timer;
@@ -221,7 +221,7 @@ impl Sessions {
 
     /// The hot path moves frames of this peer; keeps the session from being closed as idle.
     pub fn note_traffic(&mut self, peer: PeerId, now: Instant) {
-        self.with_peer(peer, now, |peer, _| peer.last_used = now);
+        self.with_peer(peer, now, |peer, _| (peer.last_used, peer.usage) = (now, Usage::Frames));
     }
 
     /// Sends a message, after a session is made if there is none. May be lost, like a datagram; never comes twice.

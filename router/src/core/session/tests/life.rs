@@ -237,6 +237,27 @@ fn an_unused_session_is_closed_and_a_used_one_is_not() {
 }
 
 #[test]
+fn a_session_that_only_carried_messages_is_closed_sooner() {
+    let mut world = World::new(9, FAIR);
+    world.add(member(1));
+    world.add(member(2));
+    world.introduce(0, 1);
+    let second = world.id(1);
+    world.with(0, |sessions, now| sessions.send(second, Channel::Ipam, vec![1], now));
+    world.run(seconds(50));
+    assert!(world.is_up(0, 1));
+    world.run(seconds(20));
+    assert!(!world.is_up(0, 1), "nobody asks again");
+    world.with(0, |sessions, now| sessions.send(second, Channel::Ipam, vec![1], now));
+    world.run(seconds(10));
+    let first = world.id(0);
+    world.with(0, |sessions, now| sessions.note_traffic(second, now));
+    world.with(1, |sessions, now| sessions.note_traffic(first, now));
+    world.run(2 * MINUTE);
+    assert!(world.is_up(0, 1), "it carries frames");
+}
+
+#[test]
 fn a_session_that_the_peer_wants_is_not_idle() {
     let mut world = wanted_pair(9, FAIR);
     world.run(12 * MINUTE);
