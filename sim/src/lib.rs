@@ -9,7 +9,7 @@
 //! - [`model`], [`history`]: what must hold, and what happened;
 //! - [`world`], [`run`]: all of it together;
 //! - [`shrink`]: a smaller plan that fails in the same way;
-//! - [`fleet`], [`figures`]: large fleets, measured.
+//! - [`fleet`], [`figures`], [`plot`]: large fleets, measured and drawn.
 //!
 //! It must not know sockets, files, or the clock of the machine, except to tell how long a run took and how large it was.
 
@@ -24,6 +24,7 @@ pub mod host;
 pub mod model;
 pub mod network;
 pub mod plan;
+pub mod plot;
 pub mod run;
 pub mod scenario;
 pub mod shrink;

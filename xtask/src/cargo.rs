@@ -84,8 +84,16 @@ pub(crate) fn folder_of(build: Build) -> Result<PathBuf> {
 
 /// Runs cargo with its output shown.
 pub(crate) fn run(args: &[&str]) -> Result<()> {
-    let status =
-        cargo().args(args).status().with_context(|| format!("cannot run `cargo {}`", args.join(" ")))?;
+    run_with(args, &[])
+}
+
+/// The same with some more environment.
+pub(crate) fn run_with(args: &[&str], environment: &[(&str, &str)]) -> Result<()> {
+    let status = cargo()
+        .args(args)
+        .envs(environment.iter().copied())
+        .status()
+        .with_context(|| format!("cannot run `cargo {}`", args.join(" ")))?;
     if status.success() {
         return Ok(());
     }

@@ -1,12 +1,16 @@
 //! `weave-sim`: runs simulations from the command line.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::{Context, Result};
 use clap::Parser;
 use sim::fault::Kind;
+use sim::figures::Figures;
 use sim::fleet::{self, Life};
 use sim::plan::Plan;
+use sim::plot;
 use sim::run::{Failed, Outcome, catch_panics, run};
 use sim::scenario::{self, Scenario, Wish};
 use sim::shrink::shrink;
@@ -66,6 +70,11 @@ struct Args {
     /// Write the figures of `--scenario fleet`, or of one seed of `quiet`, to this file as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<std::path::PathBuf>,
+    /// Measure quiet fleets of 10 routers up to `--peers`, and draw how soon records are everywhere and what a router sends
+    ///
+    /// The figures of each size are kept in the folder as JSON and not measured again as long as they are there.
+    #[arg(long, value_name = "FOLDER", num_args = 0..=1, default_missing_value = "target/sim-plot")]
+    plot: Option<std::path::PathBuf>,
     /// Print scenarios and kinds of fault
     #[arg(long)]
     list: bool,
@@ -76,6 +85,9 @@ fn main() -> ExitCode {
     if args.list {
         list();
         return ExitCode::SUCCESS;
+    }
+    if let Some(folder) = &args.plot {
+        return plot(&args, folder);
     }
     let life = [Life::Quiet, Life::Fleet].into_iter().find(|life| life.name() == args.scenario);
     if let Some(life) = life.filter(|_| args.seeds == 1 && args.plan.is_none() && args.save.is_none()) {
@@ -163,25 +175,68 @@ fn planted(args: &Args) -> ExitCode {
 fn fleet(args: &Args, life: Life) -> ExitCode {
     /// Routers, unless the user says otherwise.
     const PEERS: u16 = 100;
-    let quiet = args.minutes.map(|minutes| Duration::from_secs_f64(minutes.max(0.0) * 60.0));
-    let wish = fleet::Wish { life, peers: args.peers.unwrap_or(PEERS), seed: args.seed, quiet };
-    let figures = match fleet::measure(&wish, &mut |text| eprintln!("{text}")) {
+    let figures = match measure(args, life, args.peers.unwrap_or(PEERS)) {
         Ok(figures) => figures,
-        Err(failure) => {
-            say(&format!("FAILED seed {}: {}: {}", args.seed, failure.check.name(), failure.text));
-            return ExitCode::FAILURE;
-        }
+        Err(failed) => return failed,
     };
     say(&figures.to_string());
     let Some(file) = &args.json else { return ExitCode::SUCCESS };
-    let written = serde_json::to_vec_pretty(&figures).map_err(anyhow::Error::from);
-    match written.and_then(|text| std::fs::write(file, text).map_err(anyhow::Error::from)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            say(&format!("error: cannot write `{}`: {error}", file.display()));
-            ExitCode::FAILURE
+    keep(&figures, file).map_or_else(refuse, |()| ExitCode::SUCCESS)
+}
+
+fn measure(args: &Args, life: Life, peers: u16) -> Result<Figures, ExitCode> {
+    let quiet = args.minutes.map(|minutes| Duration::from_secs_f64(minutes.max(0.0) * 60.0));
+    let wish = fleet::Wish { life, peers, seed: args.seed, quiet };
+    fleet::measure(&wish, &mut |text| eprintln!("{text}")).map_err(|failure| {
+        say(&format!("FAILED seed {}: {}: {}", args.seed, failure.check.name(), failure.text));
+        ExitCode::FAILURE
+    })
+}
+
+fn keep(figures: &Figures, file: &Path) -> Result<()> {
+    let text = serde_json::to_vec_pretty(figures)?;
+    std::fs::write(file, text).with_context(|| format!("cannot write `{}`", file.display()))
+}
+
+fn refuse(error: anyhow::Error) -> ExitCode {
+    say(&format!("error: {error:#}"));
+    ExitCode::FAILURE
+}
+
+/// Measures fleets of several sizes, as far as that was not done, and draws them.
+fn plot(args: &Args, folder: &Path) -> ExitCode {
+    /// The largest fleet, unless the user says otherwise: some minutes.
+    const PEERS: u16 = 200;
+    let mut fleets = Vec::new();
+    for peers in plot::sizes(args.peers.unwrap_or(PEERS)) {
+        let file = folder.join(format!("quiet-{peers}-seed-{}.json", args.seed));
+        let kept = std::fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let figures = match kept {
+            Some(figures) => figures,
+            None => match measure(args, Life::Quiet, peers) {
+                Ok(figures) => figures,
+                Err(failed) => return failed,
+            },
+        };
+        say(&figures.to_string());
+        let made = std::fs::create_dir_all(folder).map_err(anyhow::Error::from);
+        if let Err(error) = made.and_then(|()| keep(&figures, &file)) {
+            return refuse(error);
         }
+        fleets.push(figures);
     }
+    let charts = match plot::draw(&fleets) {
+        Ok(charts) => charts,
+        Err(error) => return refuse(error),
+    };
+    for (name, text) in charts {
+        let file = folder.join(name);
+        if let Err(error) = std::fs::write(&file, text) {
+            return refuse(anyhow::Error::from(error).context(format!("cannot write `{}`", file.display())));
+        }
+        say(&file.display().to_string());
+    }
+    ExitCode::SUCCESS
 }
 
 /// Runs a plan that was kept.

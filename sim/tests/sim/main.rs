@@ -60,6 +60,8 @@ fn a_small_fleet_is_measured() {
     assert_eq!((figures.detection.missing, figures.detection.count), (0, 3 * 7));
     assert_eq!(figures.false_deaths, 0);
     assert!(figures.detection.p99 < 15.0 && figures.record.p99 < 3.0, "{figures}");
+    let [(_, convergence), (_, bytes)] = sim::plot::draw(&[figures]).expect("it can be drawn");
+    assert!(convergence.contains("8 routers") && bytes.contains("all of UDP"));
 }
 
 #[test]
