@@ -408,11 +408,15 @@ impl Node {
     /// An endpoint of this host: tell everybody.
     pub fn announce(&mut self, mac: Mac, advert: EndpointAdvert, now: Instant) {
         self.foreign.remove(&mac);
+        self.say_endpoint(mac, advert, now);
+        self.pump(now);
+    }
+
+    fn say_endpoint(&mut self, mac: Mac, advert: EndpointAdvert, now: Instant) {
         self.publish(endpoint_key(mac), advert.emit(), now);
         self.local.insert(mac, advert.clone());
         let ipam = &self.ipam;
         self.endpoints.announce(self.me, mac, advert, |peer, v4| ipam.peer_of(v4) == Some(peer));
-        self.pump(now);
     }
 
     /// It is gone.
@@ -463,6 +467,11 @@ impl Node {
     /// A frame came from a local address that nobody attached: a veth or a virtual machine that somebody put on the bridge. IP
     /// addresses that it used are announced with it, unless somebody has them.
     pub fn handle_foreign_mac(&mut self, mac: Mac, ips: &[IpAddr], now: Instant) {
+        self.meet_foreign(mac, ips, now);
+        self.pump(now);
+    }
+
+    fn meet_foreign(&mut self, mac: Mac, ips: &[IpAddr], now: Instant) {
         let known = self.local.get(&mac);
         if !mac.is_unicast() || (known.is_none() && self.foreign.len() >= MAX_FOREIGN_MACS) {
             return;
@@ -477,7 +486,7 @@ impl Node {
                 IpAddr::V6(v6) => advert.v6 = Some(*v6),
             }
         }
-        self.announce(mac, advert, now);
+        self.say_endpoint(mac, advert, now);
         self.foreign.insert(mac);
     }
 

@@ -286,16 +286,7 @@ impl Node {
     fn on_own_record(&mut self, key: &RecordKey, value: &[u8], now: Instant) {
         match key.kind {
             Kind::PEER => self.publish_self(now),
-            Kind::ENDPOINT => {
-                let mac = <[u8; 6]>::try_from(key.name.as_slice()).map(crate::core::mac::Mac);
-                match mac.ok().and_then(|mac| self.local.get(&mac)) {
-                    Some(advert) => self.publish(key.clone(), advert.emit(), now),
-                    // Its container went when this router could not say so any more; others would send to it until the grace is over.
-                    None if self.is_given_back(key, value) => self.gossip.withdraw(key, now),
-                    // Perhaps a device that somebody put on the bridge: it will be heard again.
-                    None => {}
-                }
-            }
+            Kind::ENDPOINT => self.on_own_endpoint(key, value, now),
             // A shell says all names that it remembers before it lets anything be heard, so what is not among them ended while this
             // router was down: others must not wait until gossip retires it.
             Kind::NAMES => match self.local_names.get(&key.name) {
@@ -311,11 +302,19 @@ impl Node {
         }
     }
 
-    /// Whether an endpoint of an earlier boot has an address that nobody holds here any more.
-    fn is_given_back(&self, key: &RecordKey, value: &[u8]) -> bool {
-        let advert = EndpointAdvert::parse(&key.name, value).ok();
-        let address = advert.and_then(|(_, advert)| advert.v4).filter(|v4| self.config.range.contains(v4));
-        address.is_some_and(|address| !self.leases().any(|(_, leased)| leased == address))
+    fn on_own_endpoint(&mut self, key: &RecordKey, value: &[u8], now: Instant) {
+        let Ok((mac, advert)) = EndpointAdvert::parse(&key.name, value) else { return };
+        if let Some(advert) = self.local.get(&mac) {
+            return self.publish(key.clone(), advert.emit(), now);
+        }
+        let address = advert.v4.filter(|v4| self.config.range.contains(v4));
+        let held = |address| self.leases().any(|(_, leased)| leased == address);
+        match address {
+            // Its container went when this router could not say so any more; others would send to it until the grace is over.
+            Some(address) if !held(address) => self.gossip.withdraw(key, now),
+            // A device that somebody put on the bridge. Whoever looks after the bridge says whether it is still there.
+            Some(_) | None => self.meet_foreign(mac, &advert.addresses(), now),
+        }
     }
 
     fn on_peer_record(&mut self, origin: PeerId, value: Option<&[u8]>, now: Instant) {
