@@ -83,14 +83,26 @@ impl Doubts {
     }
 }
 
+/// What an owner said of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Word {
+    /// The owner.
+    pub(crate) of: PeerId,
+    /// About these addresses.
+    pub(crate) about: Span,
+    /// The step that followed.
+    pub(crate) said: Holding,
+}
+
 /// Who is there to be asked, and who may take over, as this peer sees it.
 pub(crate) struct Present<'a> {
     pub(crate) me: PeerId,
     pub(crate) memory: Memory,
     pub(crate) removals: &'a Removals,
     pub(crate) peers: &'a BTreeMap<PeerId, Peer>,
-    /// What an owner itself says came after it. Only that: what others say is still judged without it.
-    word: Option<(PeerId, Holding)>,
+    /// What an owner itself says came after it, and where. Only that and only there: what others say is still judged without it, also when
+    /// they say the same of more.
+    word: Option<Word>,
 }
 
 impl<'a> Present<'a> {
@@ -103,19 +115,22 @@ impl<'a> Present<'a> {
         Present { me, memory, removals, peers, word: None }
     }
 
-    pub(crate) fn told_by(self, from: Option<PeerId>, said: Holding) -> Present<'a> {
-        Present { word: from.map(|from| (from, said)), ..self }
+    pub(crate) fn told(self, word: Option<Word>) -> Present<'a> {
+        Present { word, ..self }
     }
 }
 
 impl Court for Present<'_> {
-    fn may_skip(&self, current: &Holding, step: &Holding) -> bool {
+    fn may_skip(&self, piece: Span, current: &Holding, step: &Holding) -> bool {
+        let given_word = |word: Word| {
+            (word.of, word.said) == (current.owner, *step) && word.about.intersection(piece) == Some(piece)
+        };
         let owner = current.owner;
         let has_left = || self.peers.get(&owner).is_some_and(|peer| peer.presence == Some(Presence::Left));
         // The last word about what was inherited, also where the heir did not know of the last owner.
         let takes_over =
             || step.epoch - current.epoch >= TAKEOVER_STEP / 2 && self.removals.is_heir(step.signer);
-        self.word == Some((owner, *step))
+        self.word.is_some_and(given_word)
             || step.signer == self.me
             || takes_over()
             || match owner == self.me {

@@ -89,8 +89,9 @@ enum Verdict {
 
 /// What the map does not know and a judgement needs.
 pub(crate) trait Court {
-    /// Whether a step that skips epochs may follow on `current`, although its signer is not the owner that we know (ADR 0011).
-    fn may_skip(&self, current: &Holding, step: &Holding) -> bool;
+    /// Whether a step that skips epochs may follow on `current` at the addresses of `piece`, although its signer is not the owner that we
+    /// know (ADR 0011).
+    fn may_skip(&self, piece: Span, current: &Holding, step: &Holding) -> bool;
 }
 
 /// See the top of the file.
@@ -247,7 +248,7 @@ impl OwnerMap {
     }
 
     fn verdict(&self, piece: Span, current: Option<&Holding>, step: &Holding, court: &impl Court) -> Verdict {
-        match (current, judge(current, step, court)) {
+        match (current, judge(piece, current, step, court)) {
             (Some(current), Verdict::Unconnected) if self.deeds.connect(piece, current, step) => {
                 Verdict::Take(Standing::Clean)
             }
@@ -288,7 +289,7 @@ impl OwnerMap {
 
 /// ADR 0004: a step is newer when its epoch is higher; the next epoch can only be written by the owner of this one. The owner may
 /// also skip epochs. Of others a step that skips some has to wait until it is connected, by the steps between or by the owner's word.
-fn judge(current: Option<&Holding>, step: &Holding, court: &impl Court) -> Verdict {
+fn judge(piece: Span, current: Option<&Holding>, step: &Holding, court: &impl Court) -> Verdict {
     let Some(current) = current else { return Verdict::Take(Standing::Clean) };
     if planted(Bug::LowerEpochWins) && step.epoch < current.epoch {
         return Verdict::Take(Standing::Clean);
@@ -306,7 +307,7 @@ fn judge(current: Option<&Holding>, step: &Holding, court: &impl Court) -> Verdi
     match (current.standing, step.epoch > current.epoch + 1) {
         (Standing::Clean, _) if planted(Bug::OwnerUnchecked) => Verdict::Take(Standing::Clean),
         (Standing::Clean, false) => Verdict::NotTheOwner,
-        (Standing::Clean, true) if court.may_skip(current, step) => Verdict::Take(Standing::Clean),
+        (Standing::Clean, true) if court.may_skip(piece, current, step) => Verdict::Take(Standing::Clean),
         (Standing::Clean, true) => Verdict::Unconnected,
         // Which of the two was the owner cannot be known here; elsewhere the other one may have come first.
         (Standing::Contested, false) => Verdict::Take(Standing::Contested),
@@ -334,7 +335,7 @@ mod tests {
     struct Takes(bool);
 
     impl Court for Takes {
-        fn may_skip(&self, _current: &Holding, _step: &Holding) -> bool {
+        fn may_skip(&self, _piece: Span, _current: &Holding, _step: &Holding) -> bool {
             self.0
         }
     }

@@ -11,7 +11,7 @@ use gossip::planted::{Bug, planted};
 use ipnet::Ipv4Net;
 
 use crate::Ipam;
-use crate::doubt::Present;
+use crate::doubt::{Present, Word};
 use crate::ipam::{Publish, Trust};
 use crate::journal::JournalEntry;
 use crate::map::{Change, Holding, Outcome, Standing};
@@ -58,8 +58,8 @@ impl Ipam {
         }
         self.note_member(signer);
         self.note_member(record.owner);
-        let court = Present::new(self.me, self.memory, &self.removals, &self.peers)
-            .told_by(word_of, Holding::new(signer, record));
+        let word = word_of.map(|of| Word { of, about: span, said: Holding::new(signer, record) });
+        let court = Present::new(self.me, self.memory, &self.removals, &self.peers).told(word);
         let outcome = self.map.merge(signer, record, &court);
         if outcome.unconnected > 0 {
             self.consider_doubts(record, now);
