@@ -72,6 +72,12 @@ impl BlockRecord {
         BlockRecord::try_from(codec::decode::<WireBlock>(bytes, MAX_RECORD)?)
     }
 
+    /// What the value of a gossip record of [`Kind::BLOCK`] that is filed under `key` proves: a step, or a gift that is shown again.
+    pub fn stated(key: &RecordKey, bytes: &[u8]) -> Result<BlockRecord, RecordError> {
+        let (Said::Step(record) | Said::Deed(Deed(record))) = Said::decode(key, bytes)?;
+        Ok(record)
+    }
+
     /// What the record is filed under, below its signer.
     pub fn key(&self) -> RecordKey {
         block_key(self.prefix)
@@ -216,5 +222,22 @@ impl FreeRecord {
     /// What the record is filed under; each peer has one.
     pub fn key() -> RecordKey {
         RecordKey { kind: Kind::FREE_SPACE, name: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deed_proves_the_gift_and_is_no_offer() {
+        let prefix = "10.44.0.0/14".parse().expect("a prefix");
+        let gift = BlockRecord { prefix, owner: PeerId([3; 16]), epoch: 4 };
+        let (step, deed) = (gift.encode(), Deed(gift).encode());
+        assert_eq!(BlockRecord::stated(&gift.key(), &step), Ok(gift));
+        assert_eq!(BlockRecord::stated(&gift.key(), &deed), Ok(gift));
+        assert!(BlockRecord::decode(&deed).is_err(), "read as an offer");
+        let elsewhere = block_key("10.40.0.0/14".parse().expect("a prefix"));
+        assert_eq!(BlockRecord::stated(&elsewhere, &deed), Err(RecordError::MisfiledName));
     }
 }

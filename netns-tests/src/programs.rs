@@ -23,7 +23,7 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Looks into `WEAVE_BIN_DIR`, otherwise into the `release` folder beside the running program's.
+    /// Looks into `WEAVE_BIN_DIR`, otherwise beside the running program's folder: into `release`, or else `sim`, where the tests' are.
     ///
     /// # Errors
     /// When one is missing, with the command that builds it.
@@ -32,7 +32,8 @@ impl Programs {
             Some(folder) => PathBuf::from(folder),
             None => {
                 let me = env::current_exe().context("cannot find the running program")?;
-                let found = me.ancestors().map(|a| a.join("release")).find(|f| f.join("weaved").is_file());
+                let folders = ["release", "sim"].map(|profile| me.ancestors().map(move |a| a.join(profile)));
+                let found = folders.into_iter().flatten().find(|folder| folder.join("weaved").is_file());
                 found.unwrap_or_else(|| PathBuf::from("target/release"))
             }
         };

@@ -39,7 +39,7 @@ impl Evidence {
     /// What it says about a block, and whether the signature is good; nothing if it is about something else. Costs a signature check.
     pub fn step(&self) -> Option<Step> {
         let value = self.record.value.as_deref().filter(|_| self.record.key.kind == Kind::BLOCK)?;
-        let record = BlockRecord::decode(value).ok().filter(|record| record.key() == self.record.key)?;
+        let record = BlockRecord::stated(&self.record.key, value).ok()?;
         let public = PublicIdentity { ed25519: self.ed25519, x25519: self.x25519 };
         let good = public.peer_id() == self.record.origin
             && public.verify(&self.record.signing_bytes(), &self.record.signature);
@@ -71,11 +71,11 @@ impl Node {
         if key.kind != Kind::BLOCK {
             return;
         }
-        // Deeds say again what was said before.
-        let is_step = |record: &&Record| {
-            record.value.as_deref().is_some_and(|value| BlockRecord::decode(value).is_ok())
+        // A deed says what was said before, to whoever missed it.
+        let states = |record: &&Record| {
+            record.value.as_deref().is_some_and(|value| BlockRecord::stated(key, value).is_ok())
         };
-        let record = self.gossip.record(origin, key).filter(is_step);
+        let record = self.gossip.record(origin, key).filter(states);
         if let Some(evidence) = record.and_then(|record| self.evidence(record)) {
             self.outputs.push_back(Output::Evidence(Box::new(evidence)));
         }

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use control::api::{ApiError, ErrorCode};
 use control::audit::{AuditConflict, AuditStep, AuditedBlock, HistoryStep, IpamAudit, IpamHistory};
 use gossip::PeerId;
+use ipam::BlockRecord;
 use ipam::audit::{Audit, Link, Proof, Step};
 
 use super::call::{Reply, refusal_with};
@@ -71,7 +72,13 @@ fn steps(basis: &AuditBasis, kept: &[Vec<u8>]) -> Vec<Step> {
     let kept = kept.iter().filter_map(|entry| Evidence::decode(entry).ok());
     let mut seen = BTreeSet::new();
     let all = basis.present.iter().cloned().chain(kept).filter(|evidence| seen.insert(evidence.encode()));
-    all.filter_map(|evidence| evidence.step()).collect()
+    let mut told = BTreeSet::new();
+    // A gift that was taken up is shown again as a deed: the same step under another signature.
+    let is_new = |step: &Step| {
+        let BlockRecord { prefix, owner, epoch } = step.record;
+        told.insert((prefix, owner, epoch, step.signer, step.proof))
+    };
+    all.filter_map(|evidence| evidence.step()).filter(is_new).collect()
 }
 
 fn audit_answer(audit: &Audit, names: &BTreeMap<PeerId, String>) -> IpamAudit {
